@@ -1,0 +1,102 @@
+"""Device and processes, on Accelerate: the one place where an `Accelerator` is built."""
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where the computation runs, and how its parts are put together.
+
+    N processes compute what one computes: each takes a contiguous share of every global batch, and only sums are
+    reduced. No wrapper averages gradients over ranks, which would weigh unequal shares alike.
+
+    Attributes:
+        accelerator: Accelerate's view of the processes.
+        device: where model and batches are.
+    """
+
+    accelerator: Accelerator
+    device: torch.device
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(rank of this process, number of processes)."""
+        return self.accelerator.process_index, self.accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return bool(self.accelerator.is_main_process)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over processes, the same on all of them."""
+        if self.share[1] == 1:
+            return values
+        reduced: Tensor = self.accelerator.reduce(values, reduction="sum")
+        return reduced
+
+    def minimum(self, value: int) -> int:
+        """The smallest value of any process."""
+        if self.share[1] == 1:
+            return value
+        return int(self.accelerator.gather(torch.tensor([value], device=self.device)).min())
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The mixed precision that `accelerate launch --mixed_precision` asked for."""
+        context: AbstractContextManager[Any] = self.accelerator.autocast()
+        return context
+
+    def sum_gradients(self, model: nn.Module) -> None:
+        """Replace every gradient by its sum over processes; a parameter without one anywhere keeps none.
+
+        An optimiser skips a parameter whose gradient is None but decays one whose gradient is zero, so a process
+        with an empty share must not turn the first into the second.
+        """
+        if self.share[1] == 1:
+            return
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        present = self.sum(
+            torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device).int()
+        ).tolist()
+        used = [parameter for parameter, count in zip(parameters, present, strict=True) if count]
+        for dtype in sorted({parameter.dtype for parameter in used}, key=str):
+            group = [parameter for parameter in used if parameter.dtype == dtype]
+            flat = self.sum(torch.cat([_gradient(parameter).flatten() for parameter in group]))
+            for parameter, part in zip(group, torch.split(flat, [p.numel() for p in group]), strict=True):
+                parameter.grad = part.view_as(parameter)
+
+
+def start_engine(device: str | torch.device | None = None) -> Engine:
+    """Take the device and the processes that Accelerate finds, or the device asked for.
+
+    Args:
+        device: None for Accelerate's choice (a GPU where there is one).
+
+    Raises:
+        ValueError: if mixed precision is fp16, or several processes are asked onto one named GPU.
+    """
+    wanted = None if device is None else torch.device(device)
+    on_cpu = (wanted is not None and wanted.type == "cpu") or not torch.cuda.is_available()
+    accelerator = Accelerator(cpu=on_cpu) if "ACCELERATE_USE_CPU" not in os.environ else Accelerator()
+    if accelerator.mixed_precision == "fp16":
+        raise ValueError(
+            "Expected mixed precision 'no' or 'bf16', got 'fp16', whose gradient scaler skips steps: "
+            "launch with --mixed_precision bf16."
+        )
+    found: torch.device = accelerator.device
+    if wanted is not None and accelerator.num_processes > 1 and wanted.type != found.type:
+        raise ValueError(
+            f"Expected the device of this process, {found}, got {wanted}: with several processes leave device out."
+        )
+    return Engine(accelerator, found if wanted is None or accelerator.num_processes > 1 else wanted)
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,0 +1,81 @@
+"""How many samples fit into one step, measured on a few."""
+
+import math
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from nabla_tau.batches import Batch, rows_in, take_rows
+from nabla_tau.losses import PerSampleLoss
+
+PUBLISHED_BATCH_SIZE = 256
+USABLE = 0.9  # share of the free memory that a step may take
+COPIES = 4  # weights, gradients and two moments of AdamW
+
+
+def activation_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch, samples: int = 8) -> float:
+    """Bytes that backward needs kept per sample, measured on the first samples of a batch.
+
+    Args:
+        model: in the modes it will be unlearned in.
+        loss: per-sample loss.
+        batch: on the model's device.
+        samples: how many of its samples to measure on.
+    """
+    few = take_rows(batch, torch.arange(min(samples, rows_in(batch))))
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        losses = loss(model, few)  # held, so that no storage is freed and counted twice
+    del losses
+    return sum(kept.values()) / rows_in(few)
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Bytes of gradients and optimiser moments of a model, its weights not counted."""
+    return (COPIES - 1) * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free on the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def fitting_batch_size(per_sample: float, state: int, free: int) -> int:
+    """The published 256 or, where memory demands it, the largest halving of it that fits.
+
+    Args:
+        per_sample: bytes of activations per sample.
+        state: bytes of gradients and moments.
+        free: bytes available.
+
+    Example:
+        >>> fitting_batch_size(per_sample=1e6, state=0, free=10**9), fitting_batch_size(1e7, 0, 10**9)
+        (256, 64)
+    """
+    size = PUBLISHED_BATCH_SIZE
+    while size > 1 and size * per_sample + state > USABLE * free:
+        size //= 2
+    return size
+
+
+def describe(count: float) -> str:
+    """Bytes for a reader.
+
+    Example:
+        >>> describe(3 * 2**20)
+        '3.0 MiB'
+    """
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    power = min(int(math.log2(max(count, 1)) // 10), len(units) - 1)
+    return f"{count / 1024**power:.1f} {units[power]}"

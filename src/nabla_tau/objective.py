@@ -1,0 +1,122 @@
+"""The objective of ∇τ and one step of it.
+
+    L(θ) = α · ReLU(τ − L_f(θ))² + (1 − α) · L_r(θ)
+
+    ∇L   = −w · ∇L_f + (1 − α) · ∇L_r,        w = 2α · ReLU(τ − L_f)
+
+Trippa, Campagnano, Bucarelli, Tolomei, Silvestri: ∇τ, arXiv:2403.14339 (2024).
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nabla_tau.batches import Batch
+from nabla_tau.problem import Epoch, Problem, finite
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did: losses of its two global batches before it, their sizes, and w."""
+
+    forget_loss: float
+    retain_loss: Tensor
+    forget_size: int
+    retain_size: int
+    ascent_weight: float
+
+
+def ascent_weight(forget_loss: float, target_loss: float, alpha: float) -> float:
+    """What ∇L_f is multiplied by: w = 2α · ReLU(τ − L_f).
+
+    Large while the forget set is remembered, 0 as soon as it costs what unseen data costs. It needs the value of the
+    global mean alone, so that processes and micro-batches agree on it by one reduced number.
+
+    Args:
+        forget_loss: mean loss L_f of the forget batch.
+        target_loss: target loss τ.
+        alpha: forget weight α in [0, 1].
+
+    Returns:
+        w ≥ 0.
+
+    Example:
+        >>> ascent_weight(forget_loss=0.5, target_loss=2.0, alpha=0.25)
+        0.75
+        >>> ascent_weight(forget_loss=2.5, target_loss=2.0, alpha=0.25)
+        0.0
+    """
+    return 2 * alpha * max(target_loss - forget_loss, 0.0)
+
+
+def descend(
+    problem: Problem,
+    optimizer: torch.optim.Optimizer,
+    forget_batch: Batch | None,
+    retain_batch: Batch | None,
+    *,
+    alpha: float,
+    target_loss: float,
+) -> Step:
+    """One step of ∇τ on a pair of batches. Where w is 0, the forget batch costs no backward pass.
+
+    Args:
+        problem: model, loss and processes.
+        optimizer: over the model's trainable parameters.
+        forget_batch: this process's share of the forget batch.
+        retain_batch: this process's share of the retain batch.
+        alpha: forget weight α.
+        target_loss: target loss τ, a constant of the gradient.
+
+    Raises:
+        NonFiniteLoss: if L_f is not finite.
+    """
+    forget = problem.batch_loss(forget_batch)
+    forget_loss = finite(float(forget.value), "a forget batch")
+    weight = ascent_weight(forget_loss, target_loss, alpha)
+    if weight > 0:
+        problem.backward(-weight * forget.local)
+    sizes = forget.size
+    del forget  # its graph, before the next one is built
+    retain = problem.batch_loss(retain_batch)
+    problem.backward((1 - alpha) * retain.local)
+    problem.update(optimizer)
+    return Step(forget_loss, retain.value, sizes, retain.size, weight)
+
+
+@dataclass
+class PassMeans:
+    """Running means over the steps of one pass, samples weighted alike."""
+
+    forget: float = 0.0
+    forget_size: int = 0
+    retain: list[Tensor] = field(default_factory=list)
+    retain_size: int = 0
+    weight: float = 0.0
+    steps: int = 0
+
+    def add(self, step: Step) -> None:
+        """Take one step in; the retain loss stays on its device until the pass ends."""
+        self.forget += step.forget_loss * step.forget_size
+        self.forget_size += step.forget_size
+        self.retain.append(step.retain_loss * step.retain_size)
+        self.retain_size += step.retain_size
+        self.weight += step.ascent_weight
+        self.steps += 1
+
+    def epoch(self, alpha: float, target_loss: float, seconds: float) -> Epoch:
+        """The pass as it is reported.
+
+        Raises:
+            NonFiniteLoss: if the retain loss is not finite.
+        """
+        retain_loss = float(torch.stack(self.retain).sum()) / max(self.retain_size, 1)
+        return Epoch(
+            alpha=alpha,
+            target_loss=target_loss,
+            forget_loss=self.forget / max(self.forget_size, 1),
+            retain_loss=finite(retain_loss, "the retain batches of a pass"),
+            ascent_weight=self.weight / self.steps,
+            seconds=seconds,
+        )

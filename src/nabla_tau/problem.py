@@ -1,0 +1,182 @@
+"""What a method works on: a model to change, three sets, a loss, and the processes that share the work."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nabla_tau.batches import Batch, take_rows, to_device
+from nabla_tau.engine import Engine
+from nabla_tau.losses import PerSampleLoss
+from nabla_tau.modes import WithoutDropout
+from nabla_tau.sets import Source
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the forget set did.
+
+    Attributes:
+        alpha: forget weight α of the pass.
+        target_loss: target loss τ of the pass.
+        forget_loss: mean loss L_f of the forget batches of the pass, each before its step.
+        retain_loss: mean loss L_r of the retain batches of the pass, each before its step.
+        ascent_weight: mean over steps of w = 2α·ReLU(τ − L_f); 0 where the forget set had reached its target.
+        seconds: duration of the pass.
+    """
+
+    alpha: float
+    target_loss: float
+    forget_loss: float
+    retain_loss: float
+    ascent_weight: float
+    seconds: float
+
+
+class NonFiniteLoss(ArithmeticError):  # noqa: N818  (it says what is the case)
+    """A loss became NaN or infinite; the model passed in is untouched."""
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """The mean loss of one global batch.
+
+    Attributes:
+        local: this process's part of the mean, to be differentiated: Σ over its samples of ℓ / size. Parts add up
+            to the mean over processes, so their gradients do too.
+        value: the mean, the same on every process, without gradient.
+        size: samples in the global batch.
+    """
+
+    local: Tensor
+    value: Tensor
+    size: int
+
+
+@dataclass
+class Problem:
+    """One request to unlearn, on its device and shared among its processes.
+
+    A method changes `model`, writes what it derived into `settings`, announces its steps and yields an `Epoch` per
+    pass. It reads like plain torch and never mentions processes.
+
+    Attributes:
+        model: the copy to be changed.
+        forget: the forget set D_f.
+        retain: the retain set D_r.
+        validation: the validation set D_v.
+        loss: per-sample loss ℓ, `(model, batch) -> (N,)`.
+        engine: device and processes.
+        seed: of the order of both sets.
+        settings: every value that was derived.
+        on_step: called with (steps done, steps in all) after each.
+        around_loss: entered around every forward and backward pass; by default it switches functional dropout off.
+        warnings: what the reader of the result must know.
+        steps: steps done.
+        total_steps: steps announced.
+    """
+
+    model: nn.Module
+    forget: Source
+    retain: Source
+    validation: Source
+    loss: PerSampleLoss
+    engine: Engine
+    seed: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    on_step: Callable[[int, int], None] = lambda done, total: None
+    around_loss: Callable[[], AbstractContextManager[Any]] = WithoutDropout
+    warnings: list[str] = field(default_factory=list)
+    steps: int = 0
+    total_steps: int = 0
+
+    def generator(self, stream: int) -> torch.Generator:
+        """A generator of its own for each use of chance; equal on every process."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + stream)
+
+    def announce(self, total_steps: int) -> None:
+        """Say how many steps there will be."""
+        self.total_steps = total_steps
+
+    def one_pass(self, source: Source, generator: torch.Generator) -> Iterator[Batch | None]:
+        """One pass over a set in the order to descend in: this process's shares, on its device."""
+        return (self._place(batch) for batch in source.one_pass(generator, self.engine.share))
+
+    def batch_loss(self, batch: Batch | None) -> BatchLoss:
+        """Mean loss over a global batch, of which each process holds a share (None: an empty one)."""
+        losses = self._losses(batch)
+        size = int(self.engine.sum(torch.tensor(len(losses), device=self.engine.device)))
+        local = losses.sum() / max(size, 1)
+        return BatchLoss(local, self.engine.sum(local.detach().clone()), size)
+
+    def backward(self, local: Tensor) -> None:
+        """Add the gradient of this process's part of a loss."""
+        if local.requires_grad:  # an empty share has nothing to add
+            with self.around_loss():  # checkpointed blocks run forward again in here
+                local.backward()  # type: ignore[no-untyped-call]
+
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put the gradients of all processes together and make one step."""
+        self.engine.sum_gradients(self.model)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        self.on_step(self.steps, self.total_steps)
+
+    def mean_loss(self, source: Source) -> float:
+        """Mean loss of the current model over a set, its samples weighted alike.
+
+        Raises:
+            NonFiniteLoss: if it is not finite.
+        """
+        total = torch.zeros(2, dtype=torch.float64, device=self.engine.device)
+        with torch.no_grad():
+            for batch in source.ordered(self.engine.share):
+                losses = self._losses(self._place(batch))
+                total += torch.stack([losses.sum(dtype=torch.float64), total.new_tensor(len(losses))])
+        loss_sum, size = self.engine.sum(total).tolist()
+        return finite(loss_sum / max(size, 1), "the mean loss of a set")
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters that a method may change."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _losses(self, batch: Batch | None) -> Tensor:
+        """Per-sample losses of this process's share, shape (n,); n = 0 for an empty one."""
+        if batch is None:
+            return torch.zeros(0, device=self.engine.device)
+        with self.engine.autocast(), self.around_loss():
+            losses = self.loss(self.model, batch)
+        # L_f decides over the ascent: never less than float32
+        return losses.to(torch.promote_types(losses.dtype, torch.float32))
+
+    def _place(self, batch: Batch | None) -> Batch | None:
+        """Leave out samples without a labelled token, then move the rest to the device."""
+        labelled = getattr(self.loss, "labelled", None)
+        if batch is not None and labelled is not None:
+            keep = labelled(batch).cpu()
+            if not keep.all():
+                batch = take_rows(batch, keep.nonzero().flatten()) if keep.any() else None
+        return None if batch is None else to_device(batch, self.engine.device)
+
+
+Method = Callable[[Problem], Iterator[Epoch]]
+"""A way to unlearn: changes `problem.model` and yields after each pass over the forget set."""
+
+
+def finite(value: float, what: str) -> float:
+    """The value, if it is finite.
+
+    Raises:
+        NonFiniteLoss: if it is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise NonFiniteLoss(
+            f"Expected finite losses, got {value} for {what}: the model passed in is unchanged; check the inputs for "
+            "values out of scale and the per-sample loss for a logarithm or division by zero."
+        )
+    return value

@@ -1,0 +1,87 @@
+"""Random state: used under a seed of our own, left as it was found."""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def undisturbed(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
+    """Put the global random states (Python, NumPy, torch, CUDA) and the given generators back at the end.
+
+    Example:
+        >>> before = torch.get_rng_state()
+        >>> with undisturbed():
+        ...     _ = torch.rand(3)
+        >>> bool((torch.get_rng_state() == before).all())
+        True
+    """
+    states = _global_states()
+    own = [generator.get_state() for generator in generators]
+    try:
+        yield
+    finally:
+        _restore(states)
+        for generator, state in zip(generators, own, strict=True):
+            generator.set_state(state)
+
+
+@contextmanager
+def seeded(seed: int, generators: Sequence[torch.Generator] = (), *, on_gpu: bool = False) -> Iterator[None]:
+    """Run under one seed, on a GPU with deterministic algorithms; everything is put back at the end.
+
+    Args:
+        seed: for Python, NumPy and torch.
+        generators: further generators to put back; they are not seeded, a loader's order is the user's.
+        on_gpu: whether CUDA kernels will run.
+    """
+    with undisturbed(generators):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        if not on_gpu:
+            yield
+            return
+        with _deterministic_kernels():
+            yield
+
+
+@contextmanager
+def _deterministic_kernels() -> Iterator[None]:
+    was = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
+    torch.use_deterministic_algorithms(True, warn_only=True)  # a kernel without such a form is named, not refused
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was[0], warn_only=was[1])
+        torch.backends.cudnn.benchmark = benchmark
+        if workspace is None:
+            del os.environ["CUBLAS_WORKSPACE_CONFIG"]
+
+
+def _global_states() -> dict[str, Any]:
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def _restore(states: dict[str, Any]) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state_all(states["cuda"])

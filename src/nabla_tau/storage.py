@@ -1,0 +1,192 @@
+"""The result of unlearning, on disk: `model.safetensors` and `unlearning.json`, written whole or not at all."""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from nabla_tau.problem import Epoch
+
+WEIGHTS, RECORD = "model.safetensors", "unlearning.json"
+
+
+@dataclass
+class Unlearned:
+    """What `unlearn` gives back.
+
+    Attributes:
+        model: the unlearned model θ_u; the original is as it was.
+        epochs: what each pass over the forget set did.
+        settings: every value that was derived or measured.
+        reached_target: whether the forget set ended at the price of unseen data.
+        warnings: what was warned about.
+        seconds: duration of the whole call.
+    """
+
+    model: nn.Module
+    epochs: list[Epoch]
+    settings: dict[str, Any]
+    reached_target: bool
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """One paragraph for a reader."""
+        settings = self.settings
+        lines = [
+            f"{settings['method']}: {len(self.epochs)} epochs, {settings['steps']} steps, {self.seconds:.1f} s",
+            f"forget loss {settings['forget_loss_before']:.4g} -> {settings['forget_loss_after']:.4g}, "
+            f"unseen data {settings['target_loss_after']:.4g}: target "
+            + ("reached" if self.reached_target else "NOT reached"),
+            *(f"warning: {text}" for text in self.warnings),
+        ]
+        return "\n".join(lines)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `model.safetensors` and `unlearning.json` into a folder, atomically.
+
+        Args:
+            folder: made if it does not exist; may hold other files.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: if it already holds a file of either name. Nothing is overwritten.
+
+        Example:
+            >>> result = Unlearned(nn.Linear(2, 2), [], {}, True)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     where = result.save(Path(folder) / "request-17")
+            ...     sorted(path.name for path in where.iterdir())
+            ['model.safetensors', 'unlearning.json']
+        """
+        target = Path(folder)
+        require_free(target)
+        with _staging(target) as staging:
+            save_model(self.model, str(staging / WEIGHTS))
+            record = {
+                "format": 1,
+                "weights_sha256": _sha256(staging / WEIGHTS),
+                "reached_target": self.reached_target,
+                "seconds": self.seconds,
+                "warnings": self.warnings,
+                "settings": self.settings,
+                "epochs": [asdict(epoch) for epoch in self.epochs],
+            }
+            (staging / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            for name in (WEIGHTS, RECORD):
+                _flush(staging / name)
+            target.mkdir(parents=True, exist_ok=True)
+            require_free(target)
+            for name in (WEIGHTS, RECORD):  # the record last: a folder with a record is complete
+                os.replace(staging / name, target / name)
+        return target
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
+    """Read back what `Unlearned.save` wrote. No pickle is involved.
+
+    Args:
+        folder: where it was saved.
+        model: a module of the same architecture, for example the original; it is not touched.
+
+    Returns:
+        The `Unlearned`, with a copy of `model` that carries the saved weights.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if the weights are damaged, or belong to another architecture.
+
+    Example:
+        >>> result = Unlearned(nn.Linear(2, 2), [], {"seed": 3}, True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     back = load(result.save(folder), nn.Linear(2, 2))
+        >>> back.settings["seed"], bool((back.model.weight == result.model.weight).all())
+        (3, True)
+    """
+    source = Path(folder)
+    for name in (RECORD, WEIGHTS):
+        if not (source / name).is_file():
+            raise FileNotFoundError(
+                f"Expected {name} in {source}, got none: name the folder that save() wrote to; without {RECORD} the "
+                "writing did not finish."
+            )
+    record = _read_record(source / RECORD)
+    if _sha256(source / WEIGHTS) != record["weights_sha256"]:
+        raise ValueError(
+            f"Expected the weights that {RECORD} names, got others in {source / WEIGHTS}: restore the file."
+        )
+    loaded = copy.deepcopy(model)
+    try:
+        load_model(loaded, source / WEIGHTS, device=str(next(iter(model.parameters())).device))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f"Expected a model of the architecture that was saved, got one that its weights do not fit: {error}"
+        ) from error
+    return Unlearned(
+        model=loaded,
+        epochs=[Epoch(**epoch) for epoch in record["epochs"]],
+        settings=record["settings"],
+        reached_target=record["reached_target"],
+        warnings=record["warnings"],
+        seconds=record["seconds"],
+    )
+
+
+def require_free(folder: Path) -> None:
+    """Make sure that nothing would be overwritten.
+
+    Raises:
+        FileExistsError: if the folder holds a file that `save` writes, or is itself a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"Expected a folder, got the file {folder}: choose another name.")
+    taken = [name for name in (WEIGHTS, RECORD) if (folder / name).exists()]
+    if taken:
+        raise FileExistsError(
+            f"Expected a folder without {' and '.join(taken)}, got {folder}: choose another folder or move the file."
+        )
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """A folder beside the target, on the same disk, gone afterwards whatever happens."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"weights_sha256", "epochs", "settings", "reached_target", "warnings", "seconds"} - set(record)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ValueError(f"Expected JSON in {path}, got something else: {error}") from error
+    if missing:
+        raise ValueError(f"Expected a record of unlearning in {path}, got one without {', '.join(sorted(missing))}.")
+    return record
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,127 @@
+"""One look at every row of a set before anything is changed: structure, targets, labels, and content as a hash."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nabla_tau.batches import Batch, leaves, rows_in, structure, target_of
+from nabla_tau.losses import (
+    IGNORED,
+    PerSampleLoss,
+    TokenLoss,
+    binary,
+    classification,
+    model_inputs,
+    multi_label,
+    regression,
+)
+from nabla_tau.sets import Source
+
+Digest = bytes
+
+
+@dataclass
+class Survey:
+    """What one pass over a set found.
+
+    Attributes:
+        size: number of samples read.
+        structures: structure of its batches -> position of the first batch that has it.
+        bad_targets: positions whose target is outside what the model's outputs allow.
+        unlabelled: positions without a labelled token.
+    """
+
+    size: int = 0
+    structures: dict[str, int] = field(default_factory=dict)
+    bad_targets: list[int] = field(default_factory=list)
+    unlabelled: list[int] = field(default_factory=list)
+
+
+def survey(
+    source: Source, model: nn.Module, loss: PerSampleLoss, outputs: int, on_row: Callable[[int, Digest], None]
+) -> Survey:
+    """Read a set once.
+
+    Args:
+        source: the set.
+        model: says which columns of a dict batch are inputs.
+        loss: says which targets are allowed and which samples are labelled.
+        outputs: size of the last dimension of the model's outputs.
+        on_row: called with the position and the content hash of each sample.
+    """
+    found = Survey()
+    for batch in source.ordered():
+        found.structures.setdefault(str(structure(batch)), found.size)
+        rows = rows_in(batch)
+        allowed = allowed_targets(loss, batch, outputs)
+        found.bad_targets.extend(found.size + row for row in (~allowed).nonzero().flatten().tolist())
+        if isinstance(loss, TokenLoss):
+            found.unlabelled.extend(found.size + row for row in (~loss.labelled(batch)).nonzero().flatten().tolist())
+        for row, digest in enumerate(content_hashes(model, batch)):
+            on_row(found.size + row, digest)
+        found.size += rows
+    return found
+
+
+def allowed_targets(loss: PerSampleLoss, batch: Batch, outputs: int) -> Tensor:
+    """Which targets a ready-made loss can take, shape (N,), boolean. A loss of the user's own allows all.
+
+    Example:
+        >>> allowed_targets(classification, (torch.zeros(3, 2), torch.tensor([0, 1, 2])), outputs=2)
+        tensor([ True,  True, False])
+    """
+    size = rows_in(batch)
+    target = target_of(batch)
+    if isinstance(loss, TokenLoss):
+        labels = loss.labels(batch)
+        return (labels.eq(IGNORED) | ((labels >= 0) & (labels < outputs))).reshape(size, -1).all(1).cpu()
+    if not isinstance(target, Tensor) or loss not in (classification, binary, multi_label, regression):
+        return torch.ones(size, dtype=torch.bool)
+    if loss is classification:
+        allowed = (target >= 0) & (target < outputs)
+    elif loss is regression:
+        allowed = target.isfinite()
+    else:
+        allowed = (target >= 0) & (target <= 1)
+    return allowed.reshape(size, -1).all(1).cpu()
+
+
+def content_hashes(model: nn.Module, batch: Batch) -> Iterator[Digest]:
+    """A hash of each sample's inputs, targets and padding left out: equal inputs, equal hash."""
+    if isinstance(batch, Mapping):
+        inputs: Any = model_inputs(model, batch)
+        mask = inputs.get("attention_mask")
+        if "input_ids" in inputs and isinstance(mask, Tensor) and mask.shape == inputs["input_ids"].shape:
+            tokens = inputs["input_ids"].cpu()
+            yield from (
+                _digest(row[keep].numpy().tobytes()) for row, keep in zip(tokens, mask.cpu().bool(), strict=True)
+            )
+            return
+    else:
+        inputs = batch[:-1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
+    size = rows_in(batch)
+    columns = [column for leaf in leaves(inputs) if (column := _row_bytes(leaf, size)) is not None]
+    for row in range(size):
+        yield _digest(*(column(row) for column in columns))
+
+
+def _row_bytes(leaf: Any, size: int) -> Callable[[int], bytes] | None:
+    if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size:
+        plain = leaf.detach().cpu().contiguous().reshape(size, -1)
+        array: np.ndarray[Any, Any] = plain.view(torch.uint8).numpy() if plain.numel() else np.zeros((size, 0))
+        return lambda row: array[row].tobytes()
+    if isinstance(leaf, list) and len(leaf) == size:
+        return lambda row: repr(leaf[row]).encode()
+    return None
+
+
+def _digest(*parts: bytes) -> Digest:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()

@@ -1,0 +1,289 @@
+"""`unlearn()`: from a trained model and a request to a model without the forgotten samples."""
+
+import copy
+import platform
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from nabla_tau import checks, methods
+from nabla_tau.batches import Batch
+from nabla_tau.checks import InvalidRequest, UnlearningWarning
+from nabla_tau.engine import Engine, start_engine
+from nabla_tau.losses import PerSampleLoss, name_of
+from nabla_tau.memory import (
+    PUBLISHED_BATCH_SIZE,
+    activation_bytes,
+    fitting_batch_size,
+    free_bytes,
+    state_bytes,
+)
+from nabla_tau.modes import WithoutDropout, unlearning_modes
+from nabla_tau.problem import Method, Problem
+from nabla_tau.randomness import seeded
+from nabla_tau.sets import Source, generators_of, open_set
+from nabla_tau.storage import Unlearned
+from nabla_tau.tasks import TaskInDoubt, infer_loss
+
+REACHED = 0.9
+"""Share of the way from the forget loss before to the target loss after that counts as reached."""
+
+
+def unlearn(
+    model: nn.Module,
+    *,
+    forget: Any,
+    retain: Any,
+    validation: Any,
+    method: Method = methods.nabla_tau,
+    loss: PerSampleLoss | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+) -> Unlearned:
+    """Give back a model that no longer carries the forget set; nothing needs to be tuned.
+
+    A set is a map-style dataset (torch or Hugging Face), a tuple or dict of tensors or arrays, or a `DataLoader`,
+    whose batch size, order and collate are kept.
+
+    Args:
+        model: the original model, any `nn.Module`; it is not touched.
+        forget: D_f, training samples to remove.
+        retain: D_r, training samples to keep.
+        validation: D_v, samples never trained on; their mean loss is the target τ.
+        method: how to unlearn, one of `nabla_tau.methods`.
+        loss: per-sample loss `(model, batch) -> (N,)`; None chooses it where outputs and targets leave no doubt.
+        seed: same seed, machine, versions, threads, device and processes: same weights, bit for bit.
+        batch_size: samples per global batch; None is the published 256, or less where memory demands it.
+        device: None is Accelerate's choice, a GPU where there is one.
+
+    Returns:
+        An `Unlearned`: the new model, on the device of the original, with what was done and derived.
+
+    Raises:
+        InvalidRequest: if the request cannot be carried out, with every problem found.
+        NonFiniteLoss: if a loss became NaN or infinite on the way.
+
+    Warns:
+        UnlearningWarning: if rows are in two sets under different indices, if the forget set costs as much as unseen
+            data from the start, or if the target was not reached.
+
+    Example:
+        >>> rows = lambda n: (torch.randn(n, 4), torch.randint(3, (n,)))
+        >>> unlearned = unlearn(
+        ...     nn.Linear(4, 3), forget=rows(20), retain=rows(100), validation=rows(500), device="cpu"
+        ... )  # doctest: +SKIP
+        >>> unlearned.settings["loss"]  # doctest: +SKIP
+        'classification'
+
+    Reference:
+        Trippa et al., ∇τ, arXiv:2403.14339 (2024).
+    """
+    return Request(model, forget, retain, validation, method, loss, seed, batch_size, device).run()
+
+
+@dataclass
+class Request:
+    """The arguments of `unlearn`, and the steps it is made of. `on_step` is called with (done, total)."""
+
+    model: nn.Module
+    forget: Any
+    retain: Any
+    validation: Any
+    method: Method = methods.nabla_tau
+    loss: PerSampleLoss | None = None
+    seed: int = 0
+    batch_size: int | None = None
+    device: str | torch.device | None = None
+    on_step: Callable[[int, int], None] = lambda done, total: None
+
+    def run(self) -> Unlearned:
+        """Check, copy, unlearn, measure."""
+        started = time.perf_counter()
+        with self.prepared() as problem:
+            before = self.measure(problem)
+            if before[0] >= before[1]:
+                self.warn(
+                    problem,
+                    f"forget: its mean loss, {before[0]:.4g}, is not below that of unseen data, {before[1]:.4g}: the "
+                    "target gives no push. This does not show that nothing is remembered.",
+                )
+            epochs = list(self.method(problem))
+            after = self.measure(problem)
+        reached = after[0] >= after[1] - (1 - REACHED) * abs(after[1] - before[0])
+        if not reached:
+            self.warn(
+                problem,
+                f"the target was not reached: the forget loss went from {before[0]:.4g} to {after[0]:.4g}, unseen data "
+                f"costs {after[1]:.4g}.",
+            )
+        problem.settings.update(
+            forget_loss_before=before[0],
+            target_loss_before=before[1],
+            forget_loss_after=after[0],
+            target_loss_after=after[1],
+            reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after",
+        )
+        return Unlearned(
+            model=problem.model.to(_device_of(self.model)),
+            epochs=epochs,
+            settings=problem.settings,
+            reached_target=reached,
+            warnings=problem.warnings,
+            seconds=time.perf_counter() - started,
+        )
+
+    @contextmanager
+    def prepared(self) -> Iterator[Problem]:
+        """The checked problem, under its seed and in the modes to unlearn in; all put back afterwards.
+
+        Raises:
+            InvalidRequest: with every problem found.
+        """
+        sets = {"forget": self.forget, "retain": self.retain, "validation": self.validation}
+        problems = [*checks.model_problems(self.model), *self.argument_problems()]
+        sources, found = checks.open_sets(sets, self.batch_size or PUBLISHED_BATCH_SIZE)
+        if problems := problems + found:
+            raise InvalidRequest(problems)
+        engine = start_engine(self.device)
+        model = _copy(self.model).to(engine.device)
+        generators = [g for data in sets.values() for g in generators_of(data)]
+        with seeded(self.seed, generators, on_gpu=engine.device.type == "cuda"), unlearning_modes(model):
+            loss, warned = self.check_data(sets, sources, model, engine)
+            sources, settings = self.fit_batches(sets, sources, model, loss, engine)
+            problem = Problem(
+                model,
+                sources["forget"],
+                sources["retain"],
+                sources["validation"],
+                loss,
+                engine,
+                self.seed,
+                settings={**settings, **self.facts(sources, loss, engine)},
+                on_step=self.on_step,
+            )
+            for text in warned:
+                self.warn(problem, text)
+            yield problem
+
+    def argument_problems(self) -> list[str]:
+        """What is wrong with the arguments that are neither model nor set."""
+        problems = []
+        if self.batch_size is not None and self.batch_size < 1:
+            problems.append(f"batch_size: expected at least 1, got {self.batch_size}.")
+        if not callable(self.method):
+            problems.append(
+                f"method: expected one of methods.{', methods.'.join(methods.METHODS)}, got {self.method!r}."
+            )
+        if self.loss is not None and not callable(self.loss):
+            problems.append(f"loss: expected a function (model, batch) -> (N,), got {self.loss!r}.")
+        return problems
+
+    def check_data(
+        self, sets: checks.Sets, sources: dict[str, Source], model: nn.Module, engine: Engine
+    ) -> tuple[PerSampleLoss, list[str]]:
+        """The loss, and warnings about the sets.
+
+        Raises:
+            InvalidRequest: with every problem found in the data.
+        """
+        with engine.autocast(), WithoutDropout():
+            batches = checks.first_batches(sources, engine.device)
+            loss = self.loss or self.choose_loss(model, list(batches.values()))
+            outputs = checks.output_size(model, loss, batches["forget"])
+            problems, warned = checks.survey_sets(sets, sources, model, loss, outputs)
+            if not problems:
+                problems = checks.batch_problems(model, loss, batches)
+        if problems:
+            raise InvalidRequest(problems)
+        return loss, warned
+
+    def choose_loss(self, model: nn.Module, batches: list[Batch]) -> PerSampleLoss:
+        """The loss that leaves no doubt.
+
+        Raises:
+            InvalidRequest: if there is doubt.
+        """
+        try:
+            return infer_loss(model, batches)
+        except TaskInDoubt as doubt:
+            raise InvalidRequest([f"loss: {doubt}"]) from None
+
+    def fit_batches(
+        self,
+        sets: checks.Sets,
+        sources: dict[str, Source],
+        model: nn.Module,
+        loss: PerSampleLoss,
+        engine: Engine,
+    ) -> tuple[dict[str, Source], dict[str, Any]]:
+        """Sources with a batch size that fits into memory, and what was measured."""
+        batch = next(iter(checks.first_batches({"forget": sources["forget"]}, engine.device).values()))
+        with engine.autocast(), WithoutDropout():
+            per_sample = activation_bytes(model, loss, batch)
+        state = state_bytes(model)
+        size = self.batch_size
+        if size is None:
+            fits = fitting_batch_size(per_sample, state, free_bytes(engine.device) * engine.share[1])
+            size = engine.minimum(fits)
+            sources = {name: open_set(data, size) for name, data in sets.items()}
+        settings: dict[str, Any] = {
+            "batch_size": {name: source.batch_size for name, source in sources.items()},
+            "activation_bytes_per_sample": round(per_sample),
+            "state_bytes": state,
+        }
+        if self.batch_size is None and size < PUBLISHED_BATCH_SIZE:
+            settings["batch_size_reason"] = f"{PUBLISHED_BATCH_SIZE} samples do not fit into free memory"
+        return sources, settings
+
+    def facts(self, sources: dict[str, Source], loss: PerSampleLoss, engine: Engine) -> dict[str, Any]:
+        """What the run depends on, besides what the method derives."""
+        return {
+            "method": name_of(self.method),  # type: ignore[arg-type]
+            "loss": name_of(loss),
+            "loss_chosen_by": "inference" if self.loss is None else "caller",
+            "seed": self.seed,
+            "samples": {name: source.size for name, source in sources.items()},
+            "batches": {name: source.batches for name, source in sources.items()},
+            "device": str(engine.device),
+            "processes": engine.share[1],
+            "mixed_precision": engine.accelerator.mixed_precision,
+            "threads": torch.get_num_threads(),
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in ("nabla-tau", "torch", "accelerate", "numpy")},
+            },
+        }
+
+    def measure(self, problem: Problem) -> tuple[float, float]:
+        """(forget loss, target loss) of the current model."""
+        return problem.mean_loss(problem.forget), problem.mean_loss(problem.validation)
+
+    def warn(self, problem: Problem, text: str) -> None:
+        """Warn once, on the main process, and keep the warning with the result."""
+        problem.warnings.append(text)
+        if problem.engine.is_main:
+            warnings.warn(text, UnlearningWarning, stacklevel=4)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise InvalidRequest(
+            [
+                f"model: expected a module that can be copied, got {type(error).__name__} ({error}): detach tensors "
+                "that it keeps from an earlier forward pass."
+            ]
+        ) from error
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
