@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
@@ -53,6 +54,16 @@ class Unlearned:
         ]
         return "\n".join(lines)
 
+    def record(self) -> dict[str, Any]:
+        """Everything but the weights, as JSON takes it."""
+        return {
+            "reached_target": self.reached_target,
+            "seconds": self.seconds,
+            "warnings": self.warnings,
+            "settings": self.settings,
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+        }
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `model.safetensors` and `unlearning.json` into a folder, atomically.
 
@@ -73,18 +84,13 @@ class Unlearned:
             ['model.safetensors', 'unlearning.json']
         """
         target = Path(folder)
+        if not _writes():
+            torch.distributed.barrier()
+            return target
         require_free(target)
         with _staging(target) as staging:
             save_model(self.model, str(staging / WEIGHTS))
-            record = {
-                "format": 1,
-                "weights_sha256": _sha256(staging / WEIGHTS),
-                "reached_target": self.reached_target,
-                "seconds": self.seconds,
-                "warnings": self.warnings,
-                "settings": self.settings,
-                "epochs": [asdict(epoch) for epoch in self.epochs],
-            }
+            record = {"format": 1, "weights_sha256": _sha256(staging / WEIGHTS), **self.record()}
             (staging / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             for name in (WEIGHTS, RECORD):
                 _flush(staging / name)
@@ -92,6 +98,8 @@ class Unlearned:
             require_free(target)
             for name in (WEIGHTS, RECORD):  # the record last: a folder with a record is complete
                 os.replace(staging / name, target / name)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
         return target
 
 
@@ -180,6 +188,11 @@ def _read_record(path: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"Expected a record of unlearning in {path}, got one without {', '.join(sorted(missing))}.")
     return record
+
+
+def _writes() -> bool:
+    """Whether this is the process that writes; the others wait for it."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def _flush(path: Path) -> None:

@@ -70,6 +70,7 @@ def nabla_tau_published(problem: Problem) -> Iterator[Epoch]:
         last_learning_rate_factor=LAST_LEARNING_RATE_FACTOR,
         weight_decay=WEIGHT_DECAY,
         refresh_target_every=REFRESH_EVERY,
+        target_refreshes=-(-epochs // REFRESH_EVERY),
         restart_retain_every=restart_every,
     )
     problem.announce(epochs * forget_batches)

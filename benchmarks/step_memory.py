@@ -1,0 +1,125 @@
+"""The peak memory of one loop in a process of its own: `python benchmarks/step_memory.py plain --width 64`.
+
+Prints one JSON object. `step_cost.py` starts it for each loop. What is there before the loop starts (interpreter,
+libraries, the original model, the data) is not counted.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nabla_tau import checks, methods, unlearning
+from step_loops import Data, PlainTraining, Rows, new_model, random_data
+
+LOOPS = ("plain", "nabla_tau")
+RETAIN_BATCHES = 4  # to one forget batch: 12 epochs of one step each by the published recipe
+STEPS = 12
+
+
+def train(model: nn.Module, data: Data, batch_size: int) -> dict[str, Any]:
+    """Plain training; the model passed in is the one trained: no original is kept."""
+    loop = PlainTraining(model, data, batch_size, in_place=True)
+    for _ in range(STEPS):
+        loop.step(loop.fetch())
+    return {"steps": STEPS}
+
+
+def forget(model: nn.Module, data: Data, batch_size: int) -> dict[str, Any]:
+    """The real call, from the checks to the result, with the original kept."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", checks.UnlearningWarning)  # random labels: the target is out of reach
+        unlearned = unlearning.unlearn(
+            model,
+            forget=data.forget,
+            retain=data.retain,
+            validation=data.validation,
+            method=methods.nabla_tau_published,
+            batch_size=batch_size,
+            device=data.forget[0].device,
+        )
+    active = sum(epoch.ascent_weight > 0 for epoch in unlearned.epochs)
+    if active < 2:  # the second step is the first one with the optimiser's state
+        raise RuntimeError(f"ascent was active in {active} steps: this is not the memory of ∇τ")
+    return {"steps": len(unlearned.epochs), "steps_with_ascent": active}
+
+
+def small_data(model: nn.Module, batch_size: int, device: torch.device) -> Data:
+    """One forget batch that the model gets right and one validation batch that it gets wrong: ascent is active."""
+    data = random_data(device, batch_size, RETAIN_BATCHES * batch_size, batch_size)
+    with torch.no_grad():
+        right = model.eval()(data.forget[0]).argmax(1)
+        wrong = model(data.validation[0]).argmin(1)
+    model.train()
+    relabelled: tuple[Rows, Rows] = (data.forget[0], right), (data.validation[0], wrong)
+    return Data(data.training, relabelled[0], data.retain, relabelled[1])
+
+
+class Peak:
+    """Bytes above what is in use when it is made. A process's peak on Linux is that of its own address space.
+
+    (`ru_maxrss` begins at the size of the process that started it, there; it is used where there is no `/proc`.)
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+            return
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        self.before = resident("VmRSS")
+
+    def bytes(self) -> int:
+        """Bytes so far."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self.device)) - self.before
+        return resident("VmHWM") - self.before
+
+
+def resident(field: str) -> int:
+    """Resident memory of this process in bytes: now (VmRSS) or at its peak (VmHWM)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(next(line for line in status.read_text().splitlines() if line.startswith(field)).split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measured_alone(loop: str, *, width: int, batch_size: int, device: torch.device, threads: int) -> dict[str, Any]:
+    """The result of this file as a fresh process."""
+    options = {"--width": width, "--batch": batch_size, "--device": device, "--threads": threads}
+    command = [sys.executable, __file__, loop, *(str(part) for option in options.items() for part in option)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("loop", choices=LOOPS)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = new_model(args.width, args.device)
+    data = small_data(model, args.batch, args.device)
+    model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    peak = Peak(args.device)
+    done = {"plain": train, "nabla_tau": forget}[args.loop](model, data, args.batch)
+    print(json.dumps({"loop": args.loop, "peak_bytes": peak.bytes(), "model_bytes": model_bytes, **done}))
+
+
+if __name__ == "__main__":
+    main()

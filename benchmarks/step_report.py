@@ -1,0 +1,123 @@
+"""How `step_cost.py` shows what it measured."""
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from nabla_tau.memory import describe
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures are worth nothing without."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "load_at_start": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def show(found: dict[str, Any]) -> None:
+    """Three tables and what they were measured on."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    settings, where = found["settings"], found["machine"]
+    console.print(steps_table(found), cycle_table(found), memory_table(found["memory"]), sep="\n")
+    console.print(
+        f"{where['device']}; {where['processor']}, {where['cores']} cores, {settings['threads']} torch threads, load "
+        f"{where['load_at_start']} at the start; torch {where['torch']}, Python {where['python']}\n{where['command']}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def steps_table(found: dict[str, Any]) -> Table:
+    settings = found["settings"]
+    table = Table(
+        title=f"Samples per second, ResNet-18 of width {settings['width']} at 32x32, {settings['batch']} + "
+        f"{settings['batch']} samples a step; ratios over {settings['repeats']} turns",
+        title_justify="left",
+    )
+    for heading in ("", "samples/s", "over plain training", "min … max", "in processor time", "target"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, pieces in found["pieces_seconds"].items():
+        rate = f"{2 * settings['batch'] / pieces['step']['median']:,.0f}"
+        state = name.partition(", ")[2]
+        if name.startswith("∇τ"):
+            table.add_row(name, rate, *ratio_cells(found["steps"][state]))
+        else:
+            table.add_row(name, rate)
+    return table
+
+
+def cycle_table(found: dict[str, Any]) -> Table:
+    sizes, run = found["sizes"], found["run"]
+    whole = found["cycles_measured_whole"]
+    how = "whole cycles, measured" if whole else "composed from measured pieces (a step, a fetch, a validation batch)"
+    table = Table(
+        title=f"The published loop's time over ∇τ's: {how} on {found['machine']['device']}",
+        title_justify="left",
+        caption=f"One refresh of τ ({sizes['validation']:,} rows; three passes published, one here) and the "
+        f"{sizes['steps_in_a_cycle']} steps to the next; sets of {sizes['forget']:,} and {sizes['retain']:,} rows.\n"
+        f"A run: {sizes['epochs_in_a_run']} epochs, {sizes['refreshes_in_a_run']} refreshes, always composed; on our "
+        f"side with all that unlearn() does besides:\nits checks of every row ({found['checks_seconds']:.1f} s), its "
+        "readings of both losses before and after.",
+        caption_justify="left",
+    )
+    for heading in ("", "seconds", "ratio", "min … max", "in processor time", "target"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for state, cycle in found["cycle"].items():
+        seconds = [sum(cycle[key].values()) for key in ("published_seconds", "seconds")]
+        table.add_row(f"cycle, {state}", f"{seconds[0]:.1f} / {seconds[1]:.1f}", *ratio_cells(cycle))
+        for part, adds in cycle["adds_to_ratio"].items():
+            both = f"{cycle['published_seconds'][part]:.1f} / {cycle['seconds'][part]:.1f}"
+            table.add_row(f"  of it {part}", both, f"{adds:+.3f}")
+        table.add_row(f"whole run, {state}", "", *ratio_cells(run[state]), end_section=True)
+    return table
+
+
+def memory_table(memory: dict[str, Any]) -> Table:
+    table = Table(
+        title="Peak memory beyond original model and data, each loop in processes of its own",
+        title_justify="left",
+        caption="∇τ is the real call, unlearn(…, method=nabla_tau_published), from checks to result.",
+        caption_justify="left",
+    )
+    for heading in ("", "median", "min … max", "met"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for name, key in (("plain training", "plain_training_bytes"), ("∇τ", "nabla_tau_bytes")):
+        peak = memory[key]
+        met = ("yes" if memory["met"] else "NO") if name == "∇τ" else ""
+        table.add_row(name, describe(peak["median"]), f"{describe(peak['min'])} … {describe(peak['max'])}", met)
+    table.add_row("allowed: plain training and one copy of the model", describe(memory["allowed_bytes"]))
+    return table
+
+
+def ratio_cells(ratio: dict[str, Any]) -> tuple[str, ...]:
+    target = f">= {ratio['target']:g}: {'met' if ratio['met'] else 'NOT met'}" if "target" in ratio else ""
+    return (
+        f"{ratio['median']:.3f}",
+        f"{ratio['min']:.3f} … {ratio['max']:.3f}",
+        f"{ratio['median_in_processor_time']:.3f}",
+        target,
+    )

@@ -1,0 +1,138 @@
+"""`--plan`: what a request would do and cost, measured on two steps; nothing is changed."""
+
+import time
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
+from typing import Any
+
+import torch
+
+from nabla_tau.memory import describe, free_bytes
+from nabla_tau.problem import Problem
+from nabla_tau.unlearning import Request
+
+TIMED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request would do.
+
+    Attributes:
+        samples: rows of each set.
+        batch_size: samples per global batch of each set.
+        epochs: passes over the forget set.
+        steps: optimiser updates.
+        seconds_per_step: mean of two steps, after one that is not counted.
+        seconds: steps and measurements of the target together; the checks, already done, not counted.
+        check_seconds: what reading and checking every row took just now.
+        step_bytes: memory of a step: activations, gradients, optimiser moments and the copy of the model.
+        free_bytes: memory free on the device.
+        training_passes: samples that would be descended on, as multiples of one pass over the training set.
+        settings: what was derived.
+        warnings: what was warned about.
+    """
+
+    samples: dict[str, int]
+    batch_size: dict[str, int | None]
+    epochs: int
+    steps: int
+    seconds_per_step: float
+    seconds: float
+    check_seconds: float
+    step_bytes: int
+    free_bytes: int
+    training_passes: float
+    settings: dict[str, Any]
+    warnings: list[str]
+
+    def __str__(self) -> str:
+        """One line per fact."""
+        rows = ", ".join(f"{name} {count:,}" for name, count in self.samples.items())
+        lines = [
+            f"rows       {rows}",
+            f"steps      {self.steps:,} in {self.epochs} passes over the forget set",
+            f"time       about {self.seconds:,.0f} s, {self.seconds_per_step:.3g} s a step "
+            f"(measured on {TIMED_STEPS} steps; the checks took {self.check_seconds:.1f} s)",
+            f"memory     about {describe(self.step_bytes)} for a step, {describe(self.free_bytes)} free",
+            f"work       {self.training_passes:.2f} x one training pass over forget and retain set",
+            *(f"warning    {text}" for text in self.warnings),
+        ]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON takes it."""
+        return asdict(self)
+
+
+class _Measured(Exception):  # noqa: N818  (ends the trial, is no error)
+    pass
+
+
+def plan(request: Request) -> Plan:
+    """Check a request, time two steps of it on a copy, and say what all of it would take.
+
+    Args:
+        request: as for `unlearn`; nothing of it is changed.
+
+    Raises:
+        InvalidRequest: as `unlearn`.
+    """
+    started = time.perf_counter()
+    ticks: list[float] = []
+
+    def on_step(done: int, total: int) -> None:
+        ticks.append(time.perf_counter())
+        if done == min(TIMED_STEPS + 1, total):
+            raise _Measured
+
+    request.on_step = on_step
+    with request.prepared() as problem:
+        check_seconds = time.perf_counter() - started
+        measured = _seconds_per_batch(problem)
+        free = free_bytes(problem.engine.device)
+        ticks.append(time.perf_counter())
+        try:
+            for _ in request.method(problem):
+                pass
+        except _Measured:
+            pass
+    steps = [later - earlier for earlier, later in pairwise(ticks[1:])] or [ticks[-1] - ticks[0]]
+    return _plan(problem, sum(steps) / len(steps), measured, check_seconds, free)
+
+
+def _plan(problem: Problem, per_step: float, per_batch: float, check_seconds: float, free: int) -> Plan:
+    settings = problem.settings
+    measured_batches = (settings["target_refreshes"] + 2) * problem.validation.batches + 2 * problem.forget.batches
+    forget, retain = problem.forget, problem.retain
+    sizes = [source.batch_size or -(-source.size // source.batches) for source in (forget, retain)]
+    passes = settings["epochs"] * forget.size + settings["steps"] * retain.size / retain.batches
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in problem.model.parameters())
+    return Plan(
+        samples=settings["samples"],
+        batch_size=settings["batch_size"],
+        epochs=settings["epochs"],
+        steps=settings["steps"],
+        seconds_per_step=per_step,
+        seconds=settings["steps"] * per_step + measured_batches * per_batch,
+        check_seconds=check_seconds,
+        step_bytes=round(
+            settings["activation_bytes_per_sample"] * max(sizes) / problem.engine.share[1]
+            + settings["state_bytes"]
+            + weights
+        ),
+        free_bytes=free,
+        training_passes=passes / (forget.size + retain.size),
+        settings=settings,
+        warnings=problem.warnings,
+    )
+
+
+def _seconds_per_batch(problem: Problem) -> float:
+    """Seconds of measuring one batch, from two of the validation set."""
+    batches = list(islice(problem.validation.ordered(problem.engine.share), TIMED_STEPS))
+    started = time.perf_counter()
+    with torch.no_grad():
+        for batch in batches:
+            problem.batch_loss(batch)
+    return (time.perf_counter() - started) / len(batches)

@@ -1,0 +1,131 @@
+"""A user's project file: one function that returns `unlearn`'s arguments."""
+
+import csv
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nabla_tau.checks import InvalidRequest
+from nabla_tau.methods import METHODS
+from nabla_tau.splitting import split
+
+ARGUMENTS = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device")
+REQUIRED = ("model", "forget", "retain", "validation")
+
+
+def read_project(target: str, *, ids_file: Path | None, id_column: str | None) -> dict[str, Any]:
+    """Call the user's function and complete what it returns.
+
+    Args:
+        target: `path/to/file.py:function` or `package.module:function`.
+        ids_file: a CSV file with the ids to forget, where the function returns `train` instead of the parts.
+        id_column: the column of ids, in the file and in the training set.
+
+    Returns:
+        Keyword arguments of `unlearn`, with `model`.
+
+    Raises:
+        InvalidRequest: if the function cannot be found or returns something else, with every problem found.
+    """
+    returned = find_function(target)()
+    if not isinstance(returned, dict):
+        raise InvalidRequest(
+            [f"{target}: expected a dict of unlearn's arguments plus 'model', got {type(returned).__name__}."]
+        )
+    arguments = dict(returned)
+    if "train" in arguments:
+        if ids_file is None or id_column is None:
+            raise InvalidRequest(
+                [f"{target}: expected --forget FILE --id-column NAME where the function returns 'train', got neither."]
+            )
+        if given := sorted({"forget", "retain"} & set(arguments)):
+            raise InvalidRequest([f"{target}: expected 'train' or the parts, got 'train' and {', '.join(given)}."])
+        parts = split(arguments.pop("train"), ids=read_ids(ids_file, id_column), id_column=id_column)
+        arguments.update(forget=parts.forget, retain=parts.retain)
+    elif ids_file is not None:
+        raise InvalidRequest(
+            [f"{target}: expected 'train' in the dict, to be split by --forget, got {', '.join(arguments)}."]
+        )
+    problems = [
+        f"{target}: expected {name!r} in the dict, got none." for name in REQUIRED if arguments.get(name) is None
+    ]
+    problems += [
+        f"{target}: expected only {', '.join(ARGUMENTS)} or train, got {name!r}."
+        for name in arguments
+        if name not in ARGUMENTS
+    ]
+    if problems:
+        raise InvalidRequest(problems)
+    return arguments
+
+
+def find_function(target: str) -> Callable[[], Any]:
+    """The function that `file.py:function` or `package.module:function` names.
+
+    Raises:
+        InvalidRequest: if it cannot be found.
+    """
+    where, colon, name = target.rpartition(":")
+    if not colon or not where or not name:
+        raise InvalidRequest(
+            [f"target: expected my_project.py:function, got {target!r}: name the function after a colon."]
+        )
+    if where.endswith(".py"):
+        module = _load_file(Path(where))
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise InvalidRequest([f"target: expected a module {where!r}, got none: {error}."]) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        found = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise InvalidRequest([f"target: expected a function {name!r} in {where}, got {', '.join(found) or 'none'}."])
+    return function  # type: ignore[no-any-return]
+
+
+def read_ids(path: Path, column: str) -> list[str]:
+    """The ids in a CSV file with a header.
+
+    Raises:
+        InvalidRequest: if the file or the column is missing, or there is no id.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if column not in (reader.fieldnames or ()):
+                found = ", ".join(reader.fieldnames or ()) or "an empty file"
+                raise InvalidRequest([f"{path}: expected a column {column!r}, got {found}."])
+            ids = [value.strip() for row in reader if (value := row[column]) and value.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest([f"{path}: expected a CSV file with the ids to forget, got {error}."]) from error
+    if not ids:
+        raise InvalidRequest([f"{path}: expected ids in column {column!r}, got none."])
+    return ids
+
+
+def find_method(name: str) -> Any:
+    """A method by its name.
+
+    Raises:
+        InvalidRequest: if there is none of that name.
+    """
+    if name not in METHODS:
+        raise InvalidRequest([f"method: expected one of {', '.join(METHODS)}, got {name!r}."])
+    return METHODS[name]
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise InvalidRequest([f"target: expected a Python file, got {path}, which is none: check the path."])
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InvalidRequest([f"target: expected a Python file, got {path}, which cannot be loaded."])
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.resolve().parent))  # so that it can import its neighbours, as when run
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module

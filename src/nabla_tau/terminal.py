@@ -1,0 +1,130 @@
+"""What a terminal shows: tables, a histogram of losses, progress. Colour on a terminal only."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from nabla_tau.demo import Demo, Scores, verdict
+from nabla_tau.membership import Attack, Numbers
+from nabla_tau.storage import Unlearned
+
+BARS = " ▁▂▃▄▅▆▇█"
+BINS = 44
+
+
+def demo_view(demo: Demo) -> Group:
+    """The demo's three rows, histogram and verdict."""
+    table = Table(title="Forget a random 15 % of the training rows", title_justify="left", pad_edge=False)
+    for heading in ("", "retain", "forget", "test", "loss attack", "entropy attack"):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for scores in (demo.before, demo.after, demo.retrained):
+        accuracies = (scores.retain_accuracy, scores.forget_accuracy, scores.test_accuracy)
+        attacks = (scores.loss_attack, scores.entropy_attack)
+        style = {"after": "bold green"}.get(scores.name, "")
+        table.add_row(scores.name, *(f"{100 * a:.1f}" for a in accuracies), *map(_interval, attacks), style=style)
+    ratio = demo.unlearned.seconds / demo.retraining_seconds
+    note = Text(
+        "Accuracy on each set, and the two attacks with their 95 % interval (50 is guessing), all in percent. "
+        "Accuracies are low because 30 % of the labels are wrong, in every set: a network fits such rows by "
+        "memory alone, so that there is something to forget.\n"
+        f"Unlearning took {demo.unlearned.settings['steps']} steps and {ratio:.2f} of the time of this retraining "
+        "(which, for so small a network, is short).",
+        style="dim",
+    )
+    return Group(table, note, Text(), histogram(demo), Text(), Panel(verdict(demo), title="Verdict", expand=False))
+
+
+def histogram(demo: Demo) -> Group:
+    """Losses on a logarithmic axis: forgotten rows before, after and retrained, and rows never seen."""
+    groups: list[tuple[str, Numbers]] = [
+        ("forgotten rows, before", demo.before.forget_losses),
+        ("forgotten rows, after", demo.after.forget_losses),
+        ("forgotten rows, retrained", demo.retrained.forget_losses),
+        ("rows never seen, after", demo.after.test_losses),
+    ]
+    edges = np.linspace(-4, 1.5, BINS + 1)
+    lines = [Text(f"{'Losses in nats':<27}", style="bold")]
+    for name, losses in groups:
+        counts, _ = np.histogram(np.clip(np.log10(np.maximum(losses, 1e-12)), edges[0], edges[-1]), edges)
+        upper, lower = bars(counts / len(losses))
+        style = "green" if name.endswith("rows, after") else "cyan"
+        lines.append(Text(" " * 27).append(upper, style=style))
+        lines.append(Text(f"{name:<27}").append(lower, style=style))
+    marks = [" "] * (BINS + 3)
+    for power, label in ((-4, "≤.0001"), (-3, ".001"), (-2, ".01"), (-1, ".1"), (0, "1"), (1, "10")):
+        place = round((power + 4) / 5.5 * BINS)
+        marks[place : place + len(label)] = label
+    lines.append(Text(" " * 27 + "".join(marks), style="dim"))
+    return Group(*lines)
+
+
+def bars(shares: Numbers) -> tuple[str, str]:
+    """Bars two lines high, the tallest filling both.
+
+    Example:
+        >>> bars(np.array([0.0, 0.5, 1.0]))
+        ('  █', ' ██')
+    """
+    heights = np.ceil(16 * shares / max(float(shares.max()), 1e-12)).astype(int)
+    upper = "".join(BARS[max(height - 8, 0)] for height in heights)
+    lower = "".join(BARS[min(height, 8)] for height in heights)
+    return upper, lower
+
+
+def unlearned_view(unlearned: Unlearned) -> Group:
+    """Every pass, and how it ended."""
+    table = Table(pad_edge=False)
+    for heading in ("epoch", "α", "target τ", "forget loss", "retain loss", "ascent weight", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    shown = _some(len(unlearned.epochs))
+    for number in shown:
+        epoch = unlearned.epochs[number]
+        values = (epoch.alpha, epoch.target_loss, epoch.forget_loss, epoch.retain_loss, epoch.ascent_weight)
+        table.add_row(str(number + 1), *(f"{value:.4g}" for value in values), f"{epoch.seconds:.2f}")
+    style = "green" if unlearned.reached_target else "bold yellow"
+    return Group(table, Text(str(unlearned), style=style))
+
+
+@contextmanager
+def progress_bar(console: Console) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+    """A bar with steps and time left; gives (say what is being done, report a step)."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("checking the sets", total=None)
+        stage = ["unlearning"]
+
+        def say(text: str) -> None:
+            stage[0] = text
+            progress.reset(task, description=text, total=None)
+
+        def step(done: int, total: int) -> None:
+            progress.update(task, description=stage[0], completed=done, total=total)
+
+        yield say, step
+
+
+def _interval(result: Attack) -> str:
+    return f"{100 * result.accuracy:.1f} [{100 * result.low:.0f}, {100 * result.high:.0f}]"
+
+
+def _some(count: int, most: int = 12) -> list[int]:
+    """At most so many row numbers, first and last among them."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(place * (count - 1) / (most - 1)) for place in range(most)})
+
+
+__all__ = ["Scores", "bars", "demo_view", "histogram", "progress_bar", "unlearned_view"]

@@ -1,0 +1,34 @@
+"""Two processes compute what one computes, with nothing padded or repeated."""
+
+import os
+import subprocess
+import sys
+
+import torch
+from safetensors.torch import load_file
+from two_processes import worker
+
+
+def test_two_processes_compute_what_one_computes(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launched = subprocess.run(
+        [*command, worker.__file__, tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert launched.returncode == 0, launched.stderr
+    apart, frozen = {}, []
+    for number, (name, (allowed, arguments)) in enumerate(worker.cases().items()):
+        alone = worker.run(arguments)
+        first, second = (load_file(tmp_path / f"{number}-of-process-{rank}.safetensors") for rank in range(2))
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+        difference = max(float((first[key] - alone[key]).abs().max()) for key in alone)
+        if not difference <= allowed:
+            apart[name] = difference
+        if "unused.weight" in alone:
+            frozen += [alone["unused.weight"], first["unused.weight"]]
+    assert apart == {}
+    assert frozen
+    assert all((weight == 1).all() for weight in frozen)  # a gradient of zero would have let them decay

@@ -1,0 +1,143 @@
+"""The cases of `test_two_processes.py`. Run as a script, by any number of processes, it leaves their results in a folder.
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 worker.py FOLDER
+"""
+
+import contextlib
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from nabla_tau import UnlearningWarning, losses, methods, unlearn
+
+CLASSES, TOKENS, UNLABELLED = 4, 12, -100
+
+
+class Images(nn.Module):
+    """A CNN with a layer that only few samples pass through, and one that none does."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3))
+        self.head = nn.Linear(96, CLASSES)
+        self.rare = nn.Linear(96, CLASSES)
+        self.unused = nn.Linear(2, 2)
+        nn.init.ones_(self.unused.weight)
+
+    def forward(self, images):
+        hidden = self.features(images)
+        logits = self.head(hidden)
+        rare = images.mean((1, 2, 3)) > 0.2
+        if rare.any():
+            logits = logits.index_add(0, rare.nonzero().flatten(), self.rare(hidden[rare]))
+        return logits
+
+
+class Texts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(TOKENS, 8)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, tokens):
+        return self.head(self.embed(tokens).tanh())
+
+
+def images(size):
+    return torch.randn(size, 1, 6, 6, dtype=torch.float64), torch.randint(CLASSES, (size,))
+
+
+def texts(size):
+    tokens, labels = torch.randint(TOKENS, (size, 5)), torch.randint(CLASSES, (size, 5))
+    labels[torch.arange(size) % 5 < 2] = UNLABELLED
+    return tokens, labels
+
+
+def request(build, rows, forget_size, dtype=torch.float64, training_steps=40):
+    """A model that has memorised its training set, and the three sets: batches are odd, the last of each is short."""
+    torch.manual_seed(3)
+    model = build().double()
+    forget, retain, validation = (rows(size) for size in (forget_size, 43, 21))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(training_steps):
+        optimizer.zero_grad()
+        for inputs, targets in (forget, retain):
+            logits = model(inputs).flatten(0, -2)
+            functional.cross_entropy(logits, targets.flatten(), ignore_index=UNLABELLED).backward()
+        optimizer.step()
+    sets = {"forget": forget, "retain": retain, "validation": validation}
+    cast = {name: (inputs.to(dtype) if inputs.is_floating_point() else inputs, y) for name, (inputs, y) in sets.items()}
+    return {"model": model.to(dtype), **cast, "batch_size": 5}
+
+
+def in_loaders(arguments):
+    """The same with shuffled DataLoaders that own no generator."""
+    sets = ("forget", "retain", "validation")
+    loaders = {name: DataLoader(TensorDataset(*arguments[name]), batch_size=5, shuffle=True) for name in sets}
+    return {**arguments, **loaders}
+
+
+class Enough(Exception):  # noqa: N818
+    pass
+
+
+def first_steps(method, count=20):
+    """A method that ends after so many steps."""
+
+    def stop(done, total):
+        if done == count:
+            raise Enough
+
+    def begun(problem):
+        problem.on_step = stop
+        with contextlib.suppress(Enough):
+            yield from method(problem)
+
+    return begun
+
+
+def cases():
+    """Name -> (how far results may be apart, arguments of `unlearn`)."""
+    found = {}
+    for name, method in methods.METHODS.items():
+        whole = {"method": method}
+        found[f"{name}, tensors"] = 1e-9, {**request(Images, images, 11), **whole}
+        hardly_trained = request(Images, images, 11, training_steps=1)  # some forget batches are at the target, some not
+        found[f"{name}, shuffled loaders"] = 1e-9, {**in_loaders(hardly_trained), **whole}
+        found[f"{name}, one row"] = 1e-9, {**request(Images, images, 1), **whole}
+        found[f"{name}, one row in a loader"] = 1e-9, {**in_loaders(request(Images, images, 1)), **whole}
+        begun = {"method": first_steps(method)}
+        found[f"{name}, single precision"] = 1e-5, {**request(Images, images, 11, torch.float32), **begun}
+        found[f"{name}, single precision, one row"] = 1e-5, {**request(Images, images, 1, torch.float32), **begun}
+        some_unlabelled = {**request(Texts, texts, 11), "loss": losses.token_classification}
+        found[f"{name}, samples without labels"] = 1e-9, {**some_unlabelled, **whole}
+    return found
+
+
+def numbers(result):
+    """Weights, buffers and what every epoch reports."""
+    names = ("alpha", "target_loss", "forget_loss", "retain_loss", "ascent_weight")
+    epochs = [[getattr(epoch, name) for name in names] for epoch in result.epochs]
+    return {**result.model.state_dict(), "epochs": torch.tensor(epochs, dtype=torch.float64)}
+
+
+def run(arguments):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnlearningWarning)
+        return numbers(unlearn(**arguments, device="cpu"))
+
+
+def main(folder):
+    for number, (_, arguments) in enumerate(cases().values()):
+        save_file(run(arguments), Path(folder) / f"{number}-of-process-{os.environ['RANK']}.safetensors")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
