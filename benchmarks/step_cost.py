@@ -33,7 +33,7 @@ from step_loops import (
     state,
 )
 from step_memory import LOOPS, measured_alone
-from step_report import machine, show
+from step_report import load, machine, show
 
 WARM_UP = 2
 STEPS_IN_A_ROW = {"cpu": 1, "cuda": 20}  # timed as one: a GPU is not to be waited for after every step
@@ -157,7 +157,8 @@ def measure_time(args: argparse.Namespace) -> dict[str, Any]:
     theirs = {active: PublishedLoop(model, data, args.batch, active=active) for active in (True, False)}
     forget_batches, retain_batches = (math.ceil(rows / args.batch) for rows in (FORGET, RETAIN))
     cycle_steps, validation_batches = REFRESH_EVERY * forget_batches, VALIDATION / args.batch
-    pieces = in_turns([plain, *ours.values(), *theirs.values()], args.repeats, args.device, cycle_steps)
+    loops = [plain, *(loop for active in (True, False) for loop in (ours[active], theirs[active]))]
+    pieces = in_turns(loops, args.repeats, args.device, cycle_steps)
 
     epochs = int(6 * retain_batches / (2 * forget_batches))
     refreshes, run_steps = math.ceil(epochs / REFRESH_EVERY), epochs * forget_batches
@@ -221,10 +222,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found = {"benchmark": "step_cost", "machine": machine(args.device)}
+    found: dict[str, Any] = {"benchmark": "step_cost", "machine": machine(args.device)}
     found["settings"] = {key: getattr(args, key) for key in ("repeats", "threads", "width", "batch")}
     found["memory"] = measure_memory(args)
     found.update(measure_time(args))
+    found["machine"]["load_at_end"] = load()
     show(found)
     if args.json:
         print(json.dumps(found))

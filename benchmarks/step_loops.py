@@ -205,12 +205,13 @@ class NablaTau(Loop):
         self.name = f"∇τ, {state(active)}"
         self.active = active
         self.problem = Problem(
-            copy.deepcopy(model),
-            open_set(data.forget, batch_size),
-            open_set(data.retain, batch_size),
-            open_set(data.validation, batch_size),
-            losses.classification,
-            start_engine(data.forget[0].device),
+            model=copy.deepcopy(model),
+            original=model,
+            forget=open_set(data.forget, batch_size),
+            retain=open_set(data.retain, batch_size),
+            validation=open_set(data.validation, batch_size),
+            loss=losses.classification,
+            engine=start_engine(data.forget[0].device),
             seed=0,
         )
         self.modes = unlearning_modes(self.problem.model)

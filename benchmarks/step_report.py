@@ -21,10 +21,15 @@ def machine(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "processor": processor(),
         "cores": os.cpu_count(),
-        "load_at_start": round(os.getloadavg()[0], 2),
+        "load_at_start": load(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def load() -> float:
+    """Programs that ran or waited in the last minute: more than there are cores disturb the figures."""
+    return round(os.getloadavg()[0], 2)
 
 
 def processor() -> str:
@@ -45,7 +50,7 @@ def show(found: dict[str, Any]) -> None:
     console.print(steps_table(found), cycle_table(found), memory_table(found["memory"]), sep="\n")
     console.print(
         f"{where['device']}; {where['processor']}, {where['cores']} cores, {settings['threads']} torch threads, load "
-        f"{where['load_at_start']} at the start; torch {where['torch']}, Python {where['python']}\n{where['command']}",
+        f"{where['load_at_start']} before and {where['load_at_end']} after; torch {where['torch']}, Python {where['python']}\n{where['command']}",
         soft_wrap=True,
         highlight=False,
     )
@@ -73,11 +78,12 @@ def steps_table(found: dict[str, Any]) -> Table:
 def cycle_table(found: dict[str, Any]) -> Table:
     sizes, run = found["sizes"], found["run"]
     whole = found["cycles_measured_whole"]
-    how = "whole cycles, measured" if whole else "composed from measured pieces (a step, a fetch, a validation batch)"
+    how = "whole cycles, measured" if whole else "composed from measured pieces"
+    pieces = "" if whole else "No cycle was run whole: pieces are a step, the fetching in it, and a validation batch.\n"
     table = Table(
-        title=f"The published loop's time over ∇τ's: {how} on {found['machine']['device']}",
+        title=f"The published loop's time over ∇τ's, {how} on {found['machine']['device']}",
         title_justify="left",
-        caption=f"One refresh of τ ({sizes['validation']:,} rows; three passes published, one here) and the "
+        caption=f"{pieces}A cycle: one refresh of τ ({sizes['validation']:,} rows; three passes published, one here) and the "
         f"{sizes['steps_in_a_cycle']} steps to the next; sets of {sizes['forget']:,} and {sizes['retain']:,} rows.\n"
         f"A run: {sizes['epochs_in_a_run']} epochs, {sizes['refreshes_in_a_run']} refreshes, always composed; on our "
         f"side with all that unlearn() does besides:\nits checks of every row ({found['checks_seconds']:.1f} s), its "

@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -156,6 +157,14 @@ def test_the_model_passed_in_is_untouched(breaks_after):
     assert_looks_like(model, expected)
 
 
+def test_gradients_left_on_the_model_play_no_part():
+    model, sets = built(mlp), tensors()
+    expected = published(model, sets).model
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert same_bits(published(model, sets).model, expected)
+
+
 class Modules(nn.Module):
     """Dropout as modules, and batch norm."""
 
@@ -198,6 +207,22 @@ class Attention(nn.Module):
         return self.second(hidden.mean(1))
 
 
+class FunctionalAttention(nn.Module):
+    """Dropout inside a function of torch that is active by default."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, CLASSES)
+        self.attention = nn.MultiheadAttention(8, 2)
+
+    def forward(self, inputs):
+        hidden = self.first(inputs).transpose(0, 1)
+        inner, outer = self.attention, self.attention.out_proj
+        weights = inner.in_proj_weight, inner.in_proj_bias, None, None, False, self.p, outer.weight, outer.bias
+        return self.second(functional.multi_head_attention_forward(hidden, hidden, hidden, 8, 2, *weights)[0].mean(0))
+
+
 class Recurrent(nn.Module):
     """Dropout between the layers of an LSTM."""
 
@@ -211,7 +236,7 @@ class Recurrent(nn.Module):
         return self.head(self.norm(self.lstm(inputs)[0][:, -1]))
 
 
-@pytest.mark.parametrize("build", [Modules, Functional, Attention, Recurrent])
+@pytest.mark.parametrize("build", [Modules, Functional, Attention, FunctionalAttention, Recurrent])
 def test_dropout_is_inactive(build):
     sets = tensors()
     with_dropout, without = (published(built(build, p), sets) for p in (0.5, 0.0))
@@ -254,7 +279,7 @@ def bert(transformers):
         attention_probs_dropout_prob=0.5,
         num_labels=CLASSES,
     )
-    return transformers.BertForSequenceClassification(config), "attention"
+    return transformers.BertForSequenceClassification(config), ".attention.self"
 
 
 def bart(transformers):
@@ -281,7 +306,7 @@ def bart(transformers):
         decoder_start_token_id=2,
         forced_eos_token_id=None,
     )
-    return transformers.BartForSequenceClassification(config), "self_attn"
+    return transformers.BartForSequenceClassification(config), ".self_attn"
 
 
 def tokens(size):
@@ -297,17 +322,23 @@ def test_gradient_checkpointing_recomputes_and_changes_nothing(build):
     plain, block = build(transformers)
     sets = {"forget": tokens(6), "retain": tokens(26), "validation": tokens(12), "batch_size": 6}
     checkpointed = copy.deepcopy(plain)
-    enable = getattr(checkpointed, "activation_checkpointing_enable", None)  # its name since Transformers 5.2x
+    enable = getattr(checkpointed, "activation_checkpointing_enable", None)  # the later name of the same
     (enable or checkpointed.gradient_checkpointing_enable)()
     results, forwards = [], []
     for model in (plain, checkpointed):
-        calls = []
+        calls = Counter()
         for name, module in model.named_modules():
-            if name.endswith(f"0.{block}"):
-                module.register_forward_hook(lambda *ignored, calls=calls: calls.append(1))
+            if name.endswith(block):
+                module.register_forward_hook(lambda *ignored, calls=calls, name=name: calls.update([name]))
         results.append(published(model, sets, loss=losses.classification))
-        forwards.append(len(calls))
-    modes = [[module.training for module in m.modules()] for m in (results[1].model, checkpointed)]
-    assert modes[0] == modes[1]
+        forwards.append(calls)
     assert same_bits(results[0].model, results[1].model)
-    print(forwards, [e.ascent_weight for e in results[0].epochs])
+    assert not same_bits(results[0].model, plain)
+    backward_passes = results[0].settings["steps"] + sum(epoch.ascent_weight > 0 for epoch in results[0].epochs)
+    assert len(results[0].epochs) == results[0].settings["steps"]  # one forget batch
+    assert len(forwards[0]) == 2 * (1 if build is bert else 2)
+    assert forwards[1] == {name: count + backward_passes for name, count in forwards[0].items()}
+    before, after = looks(checkpointed), looks(results[1].model)
+    assert {name: after[name] for name in ("modes", "attributes")} == {
+        name: before[name] for name in ("modes", "attributes")
+    }

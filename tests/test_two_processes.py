@@ -6,6 +6,7 @@ import sys
 
 import torch
 from safetensors.torch import load_file
+
 from two_processes import worker
 
 

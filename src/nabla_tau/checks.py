@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from nabla_tau.batches import Batch, rows_in, to_device
 from nabla_tau.losses import LOSSES, PerSampleLoss, TokenLoss, logits_of, name_of
-from nabla_tau.sets import Rows, Source, base_rows, open_set
+from nabla_tau.sets import Rows, Source, as_dataset, base_rows, open_set
 from nabla_tau.splitting import read_column
 from nabla_tau.survey import Digest, Survey, survey
 
@@ -179,7 +179,9 @@ def _shared_ids(sets: Sets) -> list[str]:
     for name in ("retain", "validation"):
         data = sets[name]
         try:
-            column = data.ids if isinstance(data, Rows) and data.ids else read_column(data, forget.id_column)
+            column = (
+                data.ids if isinstance(data, Rows) and data.ids else read_column(as_dataset(data), forget.id_column)
+            )
         except (ValueError, TypeError, KeyError):
             continue  # this set does not know ids
         rows = [row for row, value in enumerate(column) if str(value) in wanted]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,7 @@ class Problem:
 
     Attributes:
         model: the copy to be changed.
+        original: the model passed in; read, never written.
         forget: the forget set D_f.
         retain: the retain set D_r.
         validation: the validation set D_v.
@@ -81,6 +82,7 @@ class Problem:
     """
 
     model: nn.Module
+    original: nn.Module
     forget: Source
     retain: Source
     validation: Source
@@ -111,7 +113,7 @@ class Problem:
         losses = self._losses(batch)
         size = int(self.engine.sum(torch.tensor(len(losses), device=self.engine.device)))
         local = losses.sum() / max(size, 1)
-        return BatchLoss(local, self.engine.sum(local.detach().clone()), size)
+        return BatchLoss(local, self.engine.sum(local.detach().double()), size)
 
     def backward(self, local: Tensor) -> None:
         """Add the gradient of this process's part of a loss."""
@@ -140,6 +142,18 @@ class Problem:
                 total += torch.stack([losses.sum(dtype=torch.float64), total.new_tensor(len(losses))])
         loss_sum, size = self.engine.sum(total).tolist()
         return finite(loss_sum / max(size, 1), "the mean loss of a set")
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Whatever happens to the weights inside is undone: they are the original's again, and no step counted."""
+        steps = self.steps
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, original in zip(self.model.parameters(), self.original.parameters(), strict=True):
+                    parameter.copy_(original)
+            self.steps = steps
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that a method may change."""

@@ -76,12 +76,16 @@ def unlearn(
             data from the start, or if the target was not reached.
 
     Example:
-        >>> rows = lambda n: (torch.randn(n, 4), torch.randint(3, (n,)))
-        >>> unlearned = unlearn(
-        ...     nn.Linear(4, 3), forget=rows(20), retain=rows(100), validation=rows(500), device="cpu"
-        ... )  # doctest: +SKIP
-        >>> unlearned.settings["loss"]  # doctest: +SKIP
-        'classification'
+        >>> import torch, nabla_tau
+        >>> x, y = 200 * torch.eye(100), torch.arange(100) % 2  # every row has a feature of its own: pure memory
+        >>> model = torch.nn.Linear(100, 2, bias=False)
+        >>> weights = 0.02 * torch.nn.functional.one_hot(y, 2).T * (torch.arange(100) < 80)
+        >>> _ = model.load_state_dict({"weight": weights})
+        >>> unlearned = nabla_tau.unlearn(
+        ...     model, forget=(x[:8], y[:8]), retain=(x[8:80], y[8:80]), validation=(x[80:], y[80:]), device="cpu"
+        ... )
+        >>> unlearned.reached_target, unlearned.settings["loss"], unlearned.model is model
+        (True, 'classification', False)
 
     Reference:
         Trippa et al., ∇τ, arXiv:2403.14339 (2024).
@@ -160,6 +164,7 @@ class Request:
             sources, settings = self.fit_batches(sets, sources, model, loss, engine)
             problem = Problem(
                 model,
+                self.model,
                 sources["forget"],
                 sources["retain"],
                 sources["validation"],

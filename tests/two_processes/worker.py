@@ -1,6 +1,6 @@
-"""The cases of `test_two_processes.py`. Run as a script, by any number of processes, it leaves their results in a folder.
+"""The cases of `test_two_processes.py`. As a script, run by any number of processes, it leaves results in a folder.
 
-    python -m torch.distributed.run --standalone --nproc-per-node 2 worker.py FOLDER
+python -m torch.distributed.run --standalone --nproc-per-node 2 worker.py FOLDER
 """
 
 import contextlib
@@ -109,7 +109,7 @@ def cases():
     for name, method in methods.METHODS.items():
         whole = {"method": method}
         found[f"{name}, tensors"] = 1e-9, {**request(Images, images, 11), **whole}
-        hardly_trained = request(Images, images, 11, training_steps=1)  # some forget batches are at the target, some not
+        hardly_trained = request(Images, images, 11, training_steps=1)  # w is 0 in some of the steps
         found[f"{name}, shuffled loaders"] = 1e-9, {**in_loaders(hardly_trained), **whole}
         found[f"{name}, one row"] = 1e-9, {**request(Images, images, 1), **whole}
         found[f"{name}, one row in a loader"] = 1e-9, {**in_loaders(request(Images, images, 1)), **whole}

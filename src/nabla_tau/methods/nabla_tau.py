@@ -1,8 +1,10 @@
-"""∇τ with one rule for every domain: the default."""
+"""∇τ with one rule for every domain and every share of the data: the default."""
 
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
 
 import torch
 
@@ -10,38 +12,115 @@ from nabla_tau.batches import Batch
 from nabla_tau.objective import PassMeans, descend
 from nabla_tau.problem import Epoch, Problem
 
+# The published rule for α, inside the range of forget fractions that it was published for.
 ALPHA_PER_FORGET_FRACTION = 5 / 3
-FORGET_FRACTIONS = (0.03, 0.30)
+PUBLISHED_FORGET_FRACTIONS = (0.03, 0.30)
+
+# Length: the published three passes' worth of retain batches, with the cap of the paper's study of α and ρ, and no
+# fewer steps than AdamW needs to get anywhere.
 RETAIN_PASSES = 3
-MIN_STEPS = 240
-MAX_EPOCHS = 80
+MOST_EPOCHS = 80
+LEAST_STEPS = 240
+
+# The target is measured every fifth epoch as published, but no more often than over 80 epochs.
 REFRESH_EVERY = 5
-LEARNING_RATES = tuple(10 ** (-3 - k / 2) for k in range(5))
-LAST_LEARNING_RATE_FACTOR = 0.1
+MOST_REFRESHES = 16
 WEIGHT_DECAY = 1e-2
-TRIAL_STEPS = 10
-DECAY = True
+LAST_LEARNING_RATE_FACTOR = 0.1
+
+# The published learning rate, or the first lower one that the model survives.
+LEARNING_RATES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+TRIAL_STEPS = 20
+JUDGED_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What follows from the sizes of the sets: ρ, α₀, E, E · n_f, and how often τ is measured."""
+
+    forget_fraction: float
+    first_alpha: float
+    epochs: int
+    steps: int
+    refresh_target_every: int
+    target_refreshes: int
+
+
+def derive(problem: Problem) -> Settings:
+    """Settings from the sizes of the sets.
+
+        α₀ = 5/3 · ρ, with ρ held within [0.03, 0.30],    E = ⌈max(min(3 n_r, 80 n_f), 240) / n_f⌉
+
+    ρ = |D_f| / (|D_f| + |D_r|); n_f and n_r are batches.
+    """
+    forget, retain = problem.forget, problem.retain
+    forget_fraction = forget.size / (forget.size + retain.size)
+    low, high = PUBLISHED_FORGET_FRACTIONS
+    first_alpha = ALPHA_PER_FORGET_FRACTION * min(max(forget_fraction, low), high)
+    wanted = max(min(RETAIN_PASSES * retain.batches, MOST_EPOCHS * forget.batches), LEAST_STEPS)
+    epochs = math.ceil(wanted / forget.batches)
+    every = max(REFRESH_EVERY, math.ceil(epochs / MOST_REFRESHES))
+    return Settings(forget_fraction, first_alpha, epochs, epochs * forget.batches, every, math.ceil(epochs / every))
 
 
 def nabla_tau(problem: Problem) -> Iterator[Epoch]:
-    """Draft."""
-    forget_batches, retain_batches = problem.forget.batches, problem.retain.batches
-    wanted = max(RETAIN_PASSES * retain_batches, MIN_STEPS)
-    epochs = min(max(math.ceil(wanted / forget_batches), 1), MAX_EPOCHS)
-    forget_fraction = problem.forget.size / (problem.forget.size + problem.retain.size)
-    low, high = FORGET_FRACTIONS
-    first_alpha = ALPHA_PER_FORGET_FRACTION * min(max(forget_fraction, low), high)
-    lr = LEARNING_RATES[0]
-    problem.settings.update(steps=epochs * forget_batches, epochs=epochs, first_alpha=first_alpha)
-    problem.announce(epochs * forget_batches)
-    optimizer = torch.optim.AdamW(problem.trainable(), lr=lr, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, total_iters=epochs)
-    forget_order, retain = problem.generator(0), endless(problem)
-    for epoch in range(epochs):
+    """∇τ without hyperparameters, for any domain and any share of the data.
+
+    The objective of the paper under one rule. With ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
+
+        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − e/E) in epoch e
+        E = ⌈max(min(3 n_r, 80 n_f), 240) / n_f⌉ passes over the forget set
+
+    AdamW with weight decay 1e-2 and a learning rate that falls linearly to a tenth; retain batches follow one another,
+    pass after pass; τ is measured before every fifth epoch, at most 16 times; batch norm frozen, dropout off. The learning rate is the
+    published 1e-3 or the first of 3e-4, 1e-4, 3e-5, 1e-5 that suits the model: 20 trial steps, undone afterwards, must
+    leave the retain loss nearer to where it was than to τ (a higher rate breaks the model) and the forget loss below τ
+    (a higher rate rushes past it).
+
+    Inside the published range this is the published recipe up to the learning rate's trial, the retain order and, for
+    small sets, more passes; outside it the published formulas push almost nothing (one row) or break down (ρ ≥ ½).
+
+    Args:
+        problem: the request; its model is changed.
+
+    Yields:
+        An `Epoch` per pass over the forget set.
+
+    Raises:
+        NonFiniteLoss: if a loss becomes NaN or infinite.
+
+    Reference:
+        Trippa et al., ∇τ, arXiv:2403.14339 (2024), for objective, α₀ and optimiser; the bounds and the trial are ours.
+
+    Example:
+        >>> import torch, nabla_tau
+        >>> x, y = 200 * torch.eye(100), torch.arange(100) % 2  # every row has a feature of its own: pure memory
+        >>> model = torch.nn.Linear(100, 2, bias=False)
+        >>> weights = 0.02 * torch.nn.functional.one_hot(y, 2).T * (torch.arange(100) < 80)
+        >>> _ = model.load_state_dict({"weight": weights})
+        >>> unlearned = nabla_tau.unlearn(
+        ...     model, forget=(x[:8], y[:8]), retain=(x[8:80], y[8:80]), validation=(x[80:], y[80:]), device="cpu"
+        ... )
+        >>> unlearned.reached_target, unlearned.settings["epochs"], round(unlearned.settings["first_alpha"], 3)
+        (True, 240, 0.167)
+    """
+    settings = derive(problem)
+    problem.settings.update(
+        vars(settings),
+        optimizer="AdamW",
+        weight_decay=WEIGHT_DECAY,
+        last_learning_rate_factor=LAST_LEARNING_RATE_FACTOR,
+    )
+    problem.announce(settings.steps)
+    learning_rate = settle_learning_rate(problem, settings)
+    optimizer = torch.optim.AdamW(problem.trainable(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
+    forget_order, retain = problem.generator(0), retain_batches(problem)
+    for epoch in range(settings.epochs):
         started = time.perf_counter()
-        if epoch % REFRESH_EVERY == 0:
+        if epoch % settings.refresh_target_every == 0:
             target_loss = problem.mean_loss(problem.validation)
-        alpha = first_alpha * (1 - epoch / epochs) if DECAY else first_alpha
+        alpha = settings.first_alpha * (1 - epoch / settings.epochs)
         means = PassMeans()
         for forget_batch in problem.one_pass(problem.forget, forget_order):
             means.add(descend(problem, optimizer, forget_batch, next(retain), alpha=alpha, target_loss=target_loss))
@@ -49,8 +128,62 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         schedule.step()
 
 
-def endless(problem: Problem) -> Iterator[Batch | None]:
-    """Retain batches, pass after pass."""
+def settle_learning_rate(problem: Problem, settings: Settings) -> float:
+    """The first learning rate of the list that neither breaks the model nor rushes past the target.
+
+    A few steps from the original weights, undone afterwards. Their last ones must find the retain loss below the middle
+    between what it was and what unseen data costs, and the forget loss still below its target. The lowest rate is taken
+    untried.
+    """
+    target_loss = problem.mean_loss(problem.validation)
+    trials: dict[str, dict[str, float]] = {}
+    chosen = LEARNING_RATES[-1]
+    for rate in LEARNING_RATES[:-1]:
+        trial = _trial(problem, settings, rate, target_loss)
+        trials[f"{rate:g}"] = vars(trial)
+        kept = trial.retain_loss <= max((trial.retain_loss_before + target_loss) / 2, trial.retain_loss_before)
+        if kept and trial.forget_loss < target_loss:
+            chosen = rate
+            break
+    problem.settings.update(learning_rate=chosen, learning_rate_trials=trials)
+    return chosen
+
+
+def forget_batches(problem: Problem) -> Iterator[Batch | None]:
+    """Forget batches without end, pass after pass, in an order of their own."""
+    order = problem.generator(2)
+    while True:
+        yield from problem.one_pass(problem.forget, order)
+
+
+def retain_batches(problem: Problem) -> Iterator[Batch | None]:
+    """Retain batches without end, pass after pass."""
     order = problem.generator(1)
     while True:
         yield from problem.one_pass(problem.retain, order)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Losses of a trial: before its first step, and means over its last ones."""
+
+    retain_loss_before: float
+    retain_loss: float
+    forget_loss: float
+
+
+def _trial(problem: Problem, settings: Settings, rate: float, target_loss: float) -> Trial:
+    optimizer = torch.optim.AdamW(problem.trainable(), lr=rate, weight_decay=WEIGHT_DECAY)
+    retain = retain_batches(problem)
+    with problem.undone():
+        steps = [
+            descend(problem, optimizer, batch, next(retain), alpha=settings.first_alpha, target_loss=target_loss)
+            for batch in islice(forget_batches(problem), TRIAL_STEPS)
+        ]
+    retain_losses = [float(step.retain_loss) for step in steps]
+    forget_losses = [step.forget_loss for step in steps[-JUDGED_STEPS:]]
+    return Trial(
+        retain_loss_before=retain_losses[0],
+        retain_loss=sum(retain_losses[-JUDGED_STEPS:]) / JUDGED_STEPS,
+        forget_loss=sum(forget_losses) / JUDGED_STEPS,
+    )

@@ -42,13 +42,16 @@ def nabla_tau_published(problem: Problem) -> Iterator[Epoch]:
 
     Example:
         >>> import torch, nabla_tau
-        >>> rows = lambda n: (torch.randn(n, 4), torch.randint(3, (n,)))
+        >>> x, y = 200 * torch.eye(100), torch.arange(100) % 2  # every row has a feature of its own: pure memory
+        >>> model = torch.nn.Linear(100, 2, bias=False)
+        >>> weights = 0.02 * torch.nn.functional.one_hot(y, 2).T * (torch.arange(100) < 80)
+        >>> _ = model.load_state_dict({"weight": weights})
         >>> unlearned = nabla_tau.unlearn(
-        ...     torch.nn.Linear(4, 3), forget=rows(8), retain=rows(64), validation=rows(32),
-        ...     method=nabla_tau.methods.nabla_tau_published, batch_size=8, device="cpu",
+        ...     model, forget=(x[:8], y[:8]), retain=(x[8:80], y[8:80]), validation=(x[80:], y[80:]), batch_size=8,
+        ...     method=nabla_tau.methods.nabla_tau_published, device="cpu"
         ... )
-        >>> len(unlearned.epochs)
-        24
+        >>> unlearned.settings["epochs"], round(unlearned.settings["first_alpha"], 3)
+        (27, 0.167)
     """
     forget_batches, retain_batches = problem.forget.batches, problem.retain.batches
     epochs = int(RETAIN_PASSES * retain_batches / (2 * forget_batches))

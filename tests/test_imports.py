@@ -1,0 +1,79 @@
+"""Imports go one way, and importing the package or asking the command for help loads no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import nabla_tau
+
+SOURCE = Path(nabla_tau.__file__).parent
+
+# Each module may import those named above it, never those below: later lines build on earlier ones.
+LAYERS = [
+    {"batches", "engine", "membership", "modes", "randomness"},
+    {"losses", "sets"},
+    {"memory", "problem", "splitting", "tasks"},
+    {"objective", "storage", "survey"},
+    {"checks", "methods.nabla_tau", "methods.nabla_tau_published"},
+    {"methods"},
+    {"unlearning"},
+    {"demo", "planning", "project"},
+    {"terminal"},
+    {"cli"},
+    {"__main__"},
+]
+
+
+def module_name(path):
+    name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def own_imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "nabla_tau":
+            if node.module == "nabla_tau":
+                yield from (alias.name for alias in node.names)
+            else:
+                yield node.module.removeprefix("nabla_tau.")
+        elif isinstance(node, ast.Import):
+            yield from (n.name.removeprefix("nabla_tau.") for n in node.names if n.name.startswith("nabla_tau."))
+
+
+def test_every_module_has_its_layer():
+    modules = {module_name(path) for path in SOURCE.rglob("*.py")} - {"__init__"}
+    assert modules == set().union(*LAYERS)
+
+
+def test_imports_point_down():
+    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
+    wrong = [
+        f"{module_name(path)} imports {imported}"
+        for path in SOURCE.rglob("*.py")
+        if module_name(path) != "__init__"
+        for imported in own_imports(path)
+        if layer[imported] >= layer[module_name(path)]
+    ]
+    assert wrong == []
+
+
+def test_only_the_engine_builds_an_accelerator():
+    builders = [path.name for path in SOURCE.rglob("*.py") if "Accelerator(" in path.read_text(encoding="utf-8")]
+    assert builders == ["engine.py"]
+
+
+def test_package_and_help_load_no_torch():
+    code = (
+        "import sys, nabla_tau\n"
+        "from typer.testing import CliRunner\n"
+        "from nabla_tau.cli import app\n"
+        "for command in ([], ['demo'], ['unlearn'], ['env']):\n"
+        "    assert CliRunner().invoke(app, [*command, '--help']).exit_code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_public_names_exist():
+    assert all(hasattr(nabla_tau, name) for name in nabla_tau.__all__)

@@ -1,0 +1,99 @@
+"""Requests in every form, and what does not fit the data."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from nabla_tau import split
+from nabla_tau.sets import open_set
+
+INPUTS, TARGETS = torch.arange(20.0)[:, None], torch.arange(20) % 4
+
+
+def forgotten(**request):
+    return list(split((INPUTS, TARGETS), **request).forget.indices)
+
+
+@pytest.mark.parametrize("rows", [[3, 1], np.array([3, 1]), torch.tensor([3, 1]), range(1, 4, 2), {1, 3}])
+def test_rows(rows):
+    assert forgotten(forget=rows) == [1, 3]
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_mask(kind):
+    assert forgotten(forget=kind([row in (1, 3) for row in range(20)])) == [1, 3]
+
+
+def test_predicate_sees_each_sample():
+    assert forgotten(forget=lambda sample: sample[0] > 17) == [18, 19]
+
+
+def test_parts_are_the_whole_and_hold_the_samples():
+    parts = split(TensorDataset(INPUTS, TARGETS), classes=[2])
+    assert sorted([*parts.forget.indices, *parts.retain.indices]) == list(range(20))
+    forget, retain = parts
+    assert {int(target) for _, target in forget} == {2}
+    assert {int(target) for _, target in retain} == {0, 1, 3}
+    batch = next(iter(open_set(forget, 256).ordered()))
+    assert batch[0].flatten().tolist() == [2, 6, 10, 14, 18]
+
+
+def test_fraction_follows_the_seed():
+    assert forgotten(fraction=0.25) == forgotten(fraction=0.25)
+    assert forgotten(fraction=0.25) != forgotten(fraction=0.25, seed=1)
+    assert len(forgotten(fraction=0.25)) == 5
+
+
+def test_classes_of_multi_label_data_are_rows_that_carry_one():
+    labels = torch.tensor([[1, 0], [1, 1], [0, 0], [0, 1]])
+    assert split((torch.zeros(4, 1), labels), classes=[1]).forget.indices == [1, 3]
+    columns = {"x": torch.zeros(4), "labels": labels}
+    assert split(columns, classes=[0]).forget.indices == [0, 1]
+
+
+def test_hugging_face_columns():
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_dict(
+        {"text": list("abcd"), "user": [7, 8, 7, 9], "label": [0, 1, 1, 0], "labels_of": [[0], [0, 2], [1], [2]]}
+    )
+    parts = split(data, ids=["7"], id_column="user")
+    assert parts.forget.indices == [0, 2]
+    assert parts.forget.ids == [7, 7]
+    assert split(data, classes=[1]).forget.indices == [1, 2]
+    assert split(data, forget=lambda row: row["text"] == "c").forget.indices == [2]
+    many = data.remove_columns("label").rename_column("labels_of", "labels")
+    assert split(many, classes=[2]).forget.indices == [1, 3]
+    with pytest.raises(ValueError, match="'usr'.*'user'"):
+        split(data, ids=[7], id_column="usr")
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "exactly one"),
+        ({"forget": [1], "classes": [1]}, "exactly one"),
+        ({"forget": []}, "nothing to unlearn"),
+        ({"forget": range(20)}, "nothing would be left"),
+        ({"forget": [1, 1, 99, -1]}, r"2 outside \[0, 20\).*1 named more than once"),
+        ({"forget": [True, False]}, "one entry for each of 20 rows"),
+        ({"forget": ["a"]}, "row positions"),
+        ({"classes": [9]}, r"\[9\]"),
+        ({"fraction": 1.0}, r"\(0, 1\)"),
+        ({"fraction": 0.0}, r"\(0, 1\)"),
+        ({"ids": [1]}, "together"),
+    ],
+)
+def test_what_does_not_fit(request_, message):
+    with pytest.raises(ValueError, match=message):
+        forgotten(**request_)
+
+
+def test_unknown_ids_are_named():
+    with pytest.raises(ValueError, match=r"1 of 2 that do not, first \['99'\]"):
+        split({"user": torch.arange(5), "x": torch.zeros(5)}, ids=[3, 99], id_column="user")
+
+
+def test_a_loader_is_not_split():
+    with pytest.raises(TypeError, match=r"loader\.dataset"):
+        split(DataLoader(TensorDataset(INPUTS)), forget=[1])
