@@ -157,7 +157,7 @@ def measure_time(args: argparse.Namespace) -> dict[str, Any]:
     theirs = {active: PublishedLoop(model, data, args.batch, active=active) for active in (True, False)}
     forget_batches, retain_batches = (math.ceil(rows / args.batch) for rows in (FORGET, RETAIN))
     cycle_steps, validation_batches = REFRESH_EVERY * forget_batches, VALIDATION / args.batch
-    loops = [plain, *(loop for active in (True, False) for loop in (ours[active], theirs[active]))]
+    loops: list[Loop] = [plain, *(loop for active in (True, False) for loop in (ours[active], theirs[active]))]
     pieces = in_turns(loops, args.repeats, args.device, cycle_steps)
 
     epochs = int(6 * retain_batches / (2 * forget_batches))

@@ -42,18 +42,26 @@ def processor() -> str:
 
 
 def show(found: dict[str, Any]) -> None:
-    """Three tables and what they were measured on."""
+    """Three tables, what they mean, and what they were measured on."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
     settings, where = found["settings"], found["machine"]
-    console.print(steps_table(found), cycle_table(found), memory_table(found["memory"]), sep="\n")
-    console.print(
-        f"{where['device']}; {where['processor']}, {where['cores']} cores, {settings['threads']} torch threads, load "
-        f"{where['load_at_start']} before and {where['load_at_end']} after; torch {where['torch']}, Python {where['python']}\n{where['command']}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    parts = [
+        steps_table(found),
+        "",
+        cycle_table(found),
+        cycle_notes(found),
+        "",
+        memory_table(found["memory"]),
+        "∇τ is the real call, unlearn(…, method=nabla_tau_published), from checks to result.",
+        "",
+        f"{where['device']}; {where['processor']}, {where['cores']} cores, {settings['threads']} torch threads, "
+        f"load {where['load_at_start']} before and {where['load_at_end']} after",
+        f"torch {where['torch']}, Python {where['python']}; {where['command']}",
+    ]
+    for part in parts:
+        console.print(part, highlight=False)
 
 
 def steps_table(found: dict[str, Any]) -> Table:
@@ -64,7 +72,7 @@ def steps_table(found: dict[str, Any]) -> Table:
         title_justify="left",
     )
     for heading in ("", "samples/s", "over plain training", "min … max", "in processor time", "target"):
-        table.add_column(heading, justify="left" if not heading else "right")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, pieces in found["pieces_seconds"].items():
         rate = f"{2 * settings['batch'] / pieces['step']['median']:,.0f}"
         state = name.partition(", ")[2]
@@ -76,41 +84,45 @@ def steps_table(found: dict[str, Any]) -> Table:
 
 
 def cycle_table(found: dict[str, Any]) -> Table:
-    sizes, run = found["sizes"], found["run"]
-    whole = found["cycles_measured_whole"]
-    how = "whole cycles, measured" if whole else "composed from measured pieces"
-    pieces = "" if whole else "No cycle was run whole: pieces are a step, the fetching in it, and a validation batch.\n"
+    how = "whole cycles, measured" if found["cycles_measured_whole"] else "composed from measured pieces"
     table = Table(
         title=f"The published loop's time over ∇τ's, {how} on {found['machine']['device']}",
         title_justify="left",
-        caption=f"{pieces}A cycle: one refresh of τ ({sizes['validation']:,} rows; three passes published, one here) and the "
-        f"{sizes['steps_in_a_cycle']} steps to the next; sets of {sizes['forget']:,} and {sizes['retain']:,} rows.\n"
-        f"A run: {sizes['epochs_in_a_run']} epochs, {sizes['refreshes_in_a_run']} refreshes, always composed; on our "
-        f"side with all that unlearn() does besides:\nits checks of every row ({found['checks_seconds']:.1f} s), its "
-        "readings of both losses before and after.",
-        caption_justify="left",
     )
     for heading in ("", "seconds", "ratio", "min … max", "in processor time", "target"):
-        table.add_column(heading, justify="left" if not heading else "right")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for state, cycle in found["cycle"].items():
         seconds = [sum(cycle[key].values()) for key in ("published_seconds", "seconds")]
         table.add_row(f"cycle, {state}", f"{seconds[0]:.1f} / {seconds[1]:.1f}", *ratio_cells(cycle))
         for part, adds in cycle["adds_to_ratio"].items():
             both = f"{cycle['published_seconds'][part]:.1f} / {cycle['seconds'][part]:.1f}"
             table.add_row(f"  of it {part}", both, f"{adds:+.3f}")
-        table.add_row(f"whole run, {state}", "", *ratio_cells(run[state]), end_section=True)
+        table.add_row(f"whole run, {state}", "", *ratio_cells(found["run"][state]), end_section=True)
     return table
+
+
+def cycle_notes(found: dict[str, Any]) -> str:
+    sizes = found["sizes"]
+    lines = [
+        f"A cycle: one refresh of τ ({sizes['validation']:,} rows; three passes published, one here) and the "
+        f"{sizes['steps_in_a_cycle']} steps to the next;",
+        f"sets of {sizes['forget']:,} forget and {sizes['retain']:,} retain rows.",
+        f"A run: the {sizes['epochs_in_a_run']} epochs and {sizes['refreshes_in_a_run']} refreshes of the published "
+        "recipe, always composed; on our side with what unlearn() does",
+        f"besides: its checks of every row ({found['checks_seconds']:.1f} s), both losses before and after.",
+    ]
+    if not found["cycles_measured_whole"]:
+        lines.append("No cycle was run whole: the pieces are a step, the fetching in it, and a validation batch.")
+    return "\n".join(lines)
 
 
 def memory_table(memory: dict[str, Any]) -> Table:
     table = Table(
         title="Peak memory beyond original model and data, each loop in processes of its own",
         title_justify="left",
-        caption="∇τ is the real call, unlearn(…, method=nabla_tau_published), from checks to result.",
-        caption_justify="left",
     )
     for heading in ("", "median", "min … max", "met"):
-        table.add_column(heading, justify="left" if not heading else "right")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, key in (("plain training", "plain_training_bytes"), ("∇τ", "nabla_tau_bytes")):
         peak = memory[key]
         met = ("yes" if memory["met"] else "NO") if name == "∇τ" else ""

@@ -48,7 +48,8 @@ def test_all_problems_come_together(sets):
 
 
 def test_no_module(sets):
-    assert "torch.nn.Module" in str(pytest.raises(InvalidRequest, unlearn, "model", **sets).value)
+    with pytest.raises(InvalidRequest, match=r"torch\.nn\.Module, got str"):
+        unlearn("model", **sets)
 
 
 def test_the_same_dataset_twice(sets):
@@ -130,7 +131,6 @@ def test_equal_content_is_counted_with_its_rows(task):
     original, forget, retain, validation = task
     copied = tuple(torch.cat([column, extra[[4, 9]]]) for column, extra in zip(retain, forget, strict=True))
     texts = warned(original, forget=forget, retain=copied, validation=validation)
-    assert len(texts) == 1
     assert (
         "2 rows of retain have the same content as rows of forget (retain rows 170, 171; forget rows 4, 9)" in texts[0]
     )

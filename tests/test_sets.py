@@ -1,5 +1,7 @@
 """Any set is read batch by batch, each sample once, shared among processes without padding."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -59,7 +61,7 @@ def test_a_pass_is_shuffled_by_the_generator_and_reads_every_row_once():
     source = open_set((X, Y), 4)
     assert values(source, ordered=False) == values(source, ordered=False)
     assert values(source, ordered=False) != values(source)
-    assert sorted(sum(values(source, ordered=False), [])) == list(range(11))
+    assert sorted(chain(*values(source, ordered=False))) == list(range(11))
 
 
 def test_a_loader_keeps_its_order_batch_size_and_collate():
@@ -76,7 +78,7 @@ def test_a_loader_keeps_its_order_batch_size_and_collate():
 def test_shares_make_up_the_whole_batch(processes, data):
     source = open_set(data, 4)
     shares = [values(source, (rank, processes)) for rank in range(processes)]
-    together = [sum((part or [] for part in parts), []) for parts in zip(*shares, strict=True)]
+    together = [list(chain(*(part or [] for part in parts))) for parts in zip(*shares, strict=True)]
     assert together == values(source)
 
 
@@ -94,7 +96,7 @@ def test_hugging_face_columns_become_tensors():
         assert batch["label"].tolist() == [0, 1]
         assert list(batch["text"]) == ["a", "b"]
     ragged = datasets.Dataset.from_dict({"x": [[1], [3, 4]]})
-    with pytest.raises(ValueError, match="'x'.*collate_fn"):
+    with pytest.raises(ValueError, match=r"'x'.*collate_fn"):
         next(iter(open_set(ragged, 2).ordered()))
 
 

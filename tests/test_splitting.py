@@ -64,7 +64,7 @@ def test_hugging_face_columns():
     assert split(data, forget=lambda row: row["text"] == "c").forget.indices == [2]
     many = data.remove_columns("label").rename_column("labels_of", "labels")
     assert split(many, classes=[2]).forget.indices == [1, 3]
-    with pytest.raises(ValueError, match="'usr'.*'user'"):
+    with pytest.raises(ValueError, match=r"'usr'.*'user'"):
         split(data, ids=[7], id_column="usr")
 
 

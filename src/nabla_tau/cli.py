@@ -146,9 +146,11 @@ def reported() -> Iterator[tuple[Console, Console]]:
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if is_main():
             err.print(f"[bold yellow]{category.__name__}:[/] ", end="")
-            err.print(str(message), markup=False, highlight=False)
+            err.print(str(message), markup=False, highlight=False, soft_wrap=True)
 
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
         warnings.showwarning = show
         try:
             yield out, err
@@ -160,7 +162,7 @@ def reported() -> Iterator[tuple[Console, Console]]:
                 raise
             if is_main():
                 err.print(f"[bold red]{type(error).__name__}:[/] ", end="")
-                err.print(str(error), markup=False, highlight=False)
+                err.print(str(error), markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(REFUSED) from None
 
 

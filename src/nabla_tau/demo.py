@@ -18,10 +18,10 @@ from nabla_tau.storage import Unlearned
 from nabla_tau.unlearning import Request
 
 # Handwritten digits are too easy to be memorised: a model pays as little for a new one as for one it was trained on,
-# and there is nothing to forget. With three labels in ten replaced by wrong ones, in training and test data alike, it
+# and there is nothing to forget. With four labels in ten replaced by wrong ones, in training and test data alike, it
 # can fit its own rows by memory alone.
-LABEL_NOISE = 0.3
-TRAINING_ROWS, VALIDATION_ROWS = 1000, 297
+LABEL_NOISE = 0.4
+TRAINING_ROWS, VALIDATION_ROWS = 1200, 247
 FORGET_FRACTION = 0.15
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 64, 1e-3
 RESAMPLES = 50
@@ -97,7 +97,7 @@ def run_demo(
 
 
 def noisy_digits(seed: int) -> tuple[Rows, Rows, Rows]:
-    """1,797 handwritten digits (scikit-learn, 8x8), 30 % of all labels wrong: train, validation, test."""
+    """1,797 handwritten digits (scikit-learn, 8x8), 40 % of all labels wrong: train, validation, test."""
     digits = load_digits()
     generator = np.random.default_rng(seed)
     order = generator.permutation(len(digits.target))

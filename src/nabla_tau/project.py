@@ -76,6 +76,7 @@ def find_function(target: str) -> Callable[[], Any]:
     if where.endswith(".py"):
         module = _load_file(Path(where))
     else:
+        sys.path.insert(0, str(Path.cwd()))  # an installed command does not look here by itself
         try:
             module = importlib.import_module(where)
         except ModuleNotFoundError as error:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nabla_tau.batches import Batch, leaves, rows_in, structure, target_of
+from nabla_tau.batches import Batch, leaves, rows_in, structure, target_key, target_of
 from nabla_tau.losses import (
     IGNORED,
     PerSampleLoss,
@@ -56,7 +56,7 @@ def survey(
     """
     found = Survey()
     for batch in source.ordered():
-        found.structures.setdefault(str(structure(batch)), found.size)
+        found.structures.setdefault(str(structure(_read_by(model, batch))), found.size)
         rows = rows_in(batch)
         allowed = allowed_targets(loss, batch, outputs)
         found.bad_targets.extend(found.size + row for row in (~allowed).nonzero().flatten().tolist())
@@ -108,6 +108,14 @@ def content_hashes(model: nn.Module, batch: Batch) -> Iterator[Digest]:
     columns = [column for leaf in leaves(inputs) if (column := _row_bytes(leaf, size)) is not None]
     for row in range(size):
         yield _digest(*(column(row) for column in columns))
+
+
+def _read_by(model: nn.Module, batch: Batch) -> Batch:
+    """The part of a batch that model and loss read: other columns of a dict may differ from set to set."""
+    if not isinstance(batch, Mapping):
+        return batch
+    key = target_key(batch)
+    return {**model_inputs(model, batch), **({} if key is None else {key: batch[key]})}
 
 
 def _row_bytes(leaf: Any, size: int) -> Callable[[int], bytes] | None:

@@ -31,7 +31,7 @@ def demo_view(demo: Demo) -> Group:
     ratio = demo.unlearned.seconds / demo.retraining_seconds
     note = Text(
         "Accuracy on each set, and the two attacks with their 95 % interval (50 is guessing), all in percent. "
-        "Accuracies are low because 30 % of the labels are wrong, in every set: a network fits such rows by "
+        "Accuracies are low because 40 % of the labels are wrong, in every set: a network fits such rows by "
         "memory alone, so that there is something to forget.\n"
         f"Unlearning took {demo.unlearned.settings['steps']} steps and {ratio:.2f} of the time of this retraining "
         "(which, for so small a network, is short).",

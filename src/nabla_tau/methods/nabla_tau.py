@@ -60,7 +60,14 @@ def derive(problem: Problem) -> Settings:
     wanted = max(min(RETAIN_PASSES * retain.batches, MOST_EPOCHS * forget.batches), LEAST_STEPS)
     epochs = math.ceil(wanted / forget.batches)
     every = max(REFRESH_EVERY, math.ceil(epochs / MOST_REFRESHES))
-    return Settings(forget_fraction, first_alpha, epochs, epochs * forget.batches, every, math.ceil(epochs / every))
+    return Settings(
+        forget_fraction=forget_fraction,
+        first_alpha=first_alpha,
+        epochs=epochs,
+        steps=epochs * forget.batches,
+        refresh_target_every=every,
+        target_refreshes=math.ceil(epochs / every),
+    )
 
 
 def nabla_tau(problem: Problem) -> Iterator[Epoch]:
@@ -72,10 +79,11 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         E = ⌈max(min(3 n_r, 80 n_f), 240) / n_f⌉ passes over the forget set
 
     AdamW with weight decay 1e-2 and a learning rate that falls linearly to a tenth; retain batches follow one another,
-    pass after pass; τ is measured before every fifth epoch, at most 16 times; batch norm frozen, dropout off. The learning rate is the
-    published 1e-3 or the first of 3e-4, 1e-4, 3e-5, 1e-5 that suits the model: 20 trial steps, undone afterwards, must
-    leave the retain loss nearer to where it was than to τ (a higher rate breaks the model) and the forget loss below τ
-    (a higher rate rushes past it).
+    pass after pass; τ is measured before every fifth epoch, at most 16 times; batch norm frozen, dropout off.
+
+    The learning rate is the published 1e-3 or the first of 3e-4, 1e-4, 3e-5, 1e-5 that suits the model: 20 trial steps,
+    undone afterwards, must leave the retain loss nearer to where it was than to τ (a higher rate breaks the model) and
+    the forget loss below τ (a higher rate rushes past it).
 
     Inside the published range this is the published recipe up to the learning rate's trial, the retain order and, for
     small sets, more passes; outside it the published formulas push almost nothing (one row) or break down (ρ ≥ ½).

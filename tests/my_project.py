@@ -1,0 +1,40 @@
+"""A project file as a user of the command line writes it."""
+
+import torch
+from torch import nn
+
+from tests.conftest import clusters, fit
+
+TRAIN, VALIDATION = clusters(120, 1), clusters(100, 2)
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return fit(nn.Sequential(nn.Linear(6, 128), nn.ReLU(), nn.Linear(128, 3)), *TRAIN)
+
+
+def sets():
+    forget, retain = tuple(c[:20] for c in TRAIN), tuple(c[20:] for c in TRAIN)
+    return {"model": network(), "forget": forget, "retain": retain, "validation": VALIDATION, "batch_size": 16}
+
+
+def with_train():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x):
+            return self.body(x)
+
+    columns = {"x": TRAIN[0], "labels": TRAIN[1], "user_id": torch.arange(120) // 2}
+    return {"model": Model(), "train": columns, "validation": {"x": VALIDATION[0], "labels": VALIDATION[1]}}
+
+
+def incomplete():
+    return {"model": network(), "forgotten": TRAIN}
+
+
+def no_dict():
+    return network()

@@ -1,0 +1,120 @@
+"""The command line as a user meets it: commands, exit codes, JSON, and errors that say what to do."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nabla_tau import load
+from nabla_tau.cli import INTERRUPTED, REFUSED, TARGET_NOT_REACHED, app
+from nabla_tau.unlearning import Request
+from tests import my_project
+
+PROJECT = Path(my_project.__file__)
+DONE = (0, TARGET_NOT_REACHED)
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_unlearn_saves_what_it_reports(tmp_path):
+    result = run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "r", "--seed", 5, "--json")
+    assert result.exit_code in DONE
+    reported = json.loads(result.stdout)
+    assert reported["settings"]["seed"] == 5
+    assert (result.exit_code == 0) is reported["reached_target"]
+    back = load(tmp_path / "r", my_project.network())
+    assert back.record() == {key: value for key, value in reported.items() if key != "output"}
+    original = my_project.network().state_dict()
+    assert not torch.equal(back.model.state_dict()["0.weight"], original["0.weight"])
+
+
+def test_a_list_of_ids(tmp_path):
+    (tmp_path / "ids.csv").write_text("user_id,why\n3,asked\n7,asked\n")
+    options = ("--forget", tmp_path / "ids.csv", "--id-column", "user_id")
+    result = run("unlearn", "tests.my_project:with_train", *options, "--output", tmp_path / "r", "--json")
+    assert result.exit_code in DONE
+    assert json.loads(result.stdout)["settings"]["samples"] == {"forget": 4, "retain": 116, "validation": 100}
+    (tmp_path / "ids.csv").write_text("user_id\n3\n999\n")
+    result = run("unlearn", "tests.my_project:with_train", *options, "--output", tmp_path / "s")
+    assert result.exit_code == REFUSED
+    assert "'999'" in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_plan_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("unlearn", f"{PROJECT}:sets", "--plan", "--json")
+    assert result.exit_code == 0
+    planned = json.loads(result.stdout)
+    assert planned["samples"]["forget"] == 20
+    assert list(tmp_path.iterdir()) == []
+    text = run("unlearn", f"{PROJECT}:sets", "--plan").stdout
+    assert re.search(r"steps +\d+ in \d+ passes", text)
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("nowhere.py:sets", "nowhere.py"),
+        (f"{PROJECT}:set", "sets, with_train"),
+        (str(PROJECT), "after a colon"),
+        ("no_such_module:sets", "no_such_module"),
+        (f"{PROJECT}:no_dict", "expected a dict"),
+        (f"{PROJECT}:incomplete", "'forgotten'"),
+        (f"{PROJECT}:with_train", "--forget FILE --id-column NAME"),
+    ],
+)
+def test_a_target_that_does_not_work(target, words, tmp_path):
+    result = run("unlearn", target, "--output", tmp_path / "r")
+    assert result.exit_code == REFUSED
+    assert words in result.stderr.replace("\n", " ")
+    assert not (tmp_path / "r").exists()
+
+
+def test_all_problems_of_a_dict_are_listed():
+    result = run("unlearn", f"{PROJECT}:incomplete", "--plan")
+    assert all(name in result.stderr for name in ("'forget'", "'retain'", "'validation'", "'forgotten'"))
+
+
+def test_usage(tmp_path):
+    assert run("unlearn", f"{PROJECT}:sets").exit_code == 2
+    assert run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "r", "--forget", "ids.csv").exit_code == 2
+    unknown = run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "r", "--method", "scrub")
+    assert unknown.exit_code == REFUSED
+    assert "nabla_tau, nabla_tau_published" in unknown.stderr
+
+
+def test_a_folder_with_a_result_is_refused_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "unlearning.json").write_text("{}")
+    monkeypatch.setattr(Request, "run", lambda self: pytest.fail("it ran"))
+    result = run("unlearn", f"{PROJECT}:sets", "--output", tmp_path)
+    assert result.exit_code == REFUSED
+    assert "choose another folder" in result.stderr.replace("\n", " ")
+
+
+def test_ctrl_c(tmp_path, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Request, "run", interrupted)
+    result = run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "r")
+    assert result.exit_code == INTERRUPTED
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_env():
+    facts = json.loads(run("env", "--json").stdout)
+    assert facts["torch"] == torch.__version__
+    assert "accelerate" in run("env").stdout
+
+
+def test_help_has_examples():
+    for command in ("demo", "unlearn", "env"):
+        assert f"nabla-tau {command}" in run(command, "--help").stdout

@@ -1,0 +1,56 @@
+"""The batch is the published one unless memory demands less; a plan says what would happen and changes nothing."""
+
+import pytest
+import torch
+from torch import nn
+
+from nabla_tau import losses, memory, unlearning
+from nabla_tau.planning import plan
+from nabla_tau.unlearning import Request
+
+
+def test_activations_of_a_small_network_by_hand():
+    """Backward of Linear(4, 5) -> ReLU -> Linear(5, 3) -> cross-entropy keeps x, the ReLU's output, log p, targets."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    batch = (torch.randn(16, 4), torch.zeros(16, dtype=torch.long))
+    # 4 inputs, 5 hidden (shared by the ReLU and the second layer), 3 log-probabilities in float32; an int64 target
+    per_sample = memory.activation_bytes(model, losses.classification, batch)
+    assert per_sample == pytest.approx(4 * (4 + 5 + 3) + 8, abs=4)
+
+
+def test_state_is_gradient_and_two_moments_of_what_is_trainable():
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3).requires_grad_(False))
+    assert memory.state_bytes(model) == 3 * 4 * (4 * 5 + 5)
+
+
+def test_a_smaller_batch_is_taken_where_memory_demands_it_and_said(task, monkeypatch):
+    model, forget, retain, validation = task
+    monkeypatch.setattr(unlearning, "free_bytes", lambda device: 100_000)
+    request = Request(model, forget, retain, validation, device="cpu")
+    with request.prepared() as problem:
+        assert problem.settings["batch_size"]["forget"] < 256
+        assert "do not fit" in problem.settings["batch_size_reason"]
+        needed = problem.settings["activation_bytes_per_sample"] * problem.forget.batch_size
+        assert needed + problem.settings["state_bytes"] <= 100_000
+    monkeypatch.undo()
+    with request.prepared() as problem:
+        assert problem.settings["batch_size"] == {"forget": 256, "retain": 256, "validation": 256}
+        assert "batch_size_reason" not in problem.settings
+
+
+def test_a_plan_counts_what_unlearning_then_does_and_changes_nothing(task):
+    model, forget, retain, validation = task
+    before = [parameter.clone() for parameter in model.parameters()]
+    planned = plan(Request(model, forget, retain, validation, device="cpu", batch_size=16))
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    steps = []
+    request = Request(model, forget, retain, validation, device="cpu", batch_size=16)
+    request.on_step = lambda done, total: steps.append(total)
+    with request.prepared() as problem:
+        epochs = list(request.method(problem))
+    assert planned.steps == problem.steps == steps[-1]
+    assert planned.epochs == len(epochs)
+    assert planned.samples == {"forget": 30, "retain": 170, "validation": 200}
+    assert planned.training_passes == pytest.approx((30 * len(epochs) + planned.steps * 170 / 11) / 200)
+    assert 0 < planned.seconds_per_step < planned.seconds
+    assert "x one training pass" in str(planned)

@@ -1,0 +1,119 @@
+"""Saved whole or not at all, read back as it was, and no pickle anywhere."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from nabla_tau import Unlearned, load, storage
+from nabla_tau.problem import Epoch
+
+
+class Tied(nn.Module):
+    """Two names for one weight, a buffer, and a parameter of another type."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(3)
+        self.low = nn.Parameter(torch.randn(2).bfloat16())
+
+
+@pytest.fixture
+def result():
+    torch.manual_seed(1)
+    epochs = [Epoch(0.25, 1.5, 0.5, 0.125, 0.5, 0.01)]
+    settings = {"seed": 3, "steps": 4, "method": "nabla_tau", "epochs": 1}
+    return Unlearned(Tied(), epochs, settings, False, ["look at this"], 1.5)
+
+
+def test_back_as_it_was(result, tmp_path):
+    torch.manual_seed(2)
+    architecture = Tied().train()
+    before = {name: value.clone() for name, value in architecture.state_dict().items()}
+    back = load(result.save(tmp_path / "deep" / "request"), architecture)
+    assert all(torch.equal(value, result.model.state_dict()[name]) for name, value in back.model.state_dict().items())
+    assert back.model.second.weight is back.model.first.weight
+    assert all(torch.equal(value, before[name]) for name, value in architecture.state_dict().items())
+    assert back.record() == result.record()
+    assert sorted(os.listdir(tmp_path / "deep")) == ["request"]
+
+
+def test_beside_other_files_but_over_none(result, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    result.save(tmp_path)
+    with pytest.raises(FileExistsError, match=r"model\.safetensors and unlearning\.json"):
+        result.save(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors", "notes.txt", "unlearning.json"]
+    with pytest.raises(FileExistsError, match="got the file"):
+        result.save(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize("moment", ["save_model", "_flush", "_sha256"])
+def test_interrupted_at_any_moment_leaves_nothing(result, tmp_path, monkeypatch, moment):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, moment, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        result.save(tmp_path / "request")
+    assert os.listdir(tmp_path) == []
+
+
+def test_between_the_two_files_the_folder_is_no_result(result, tmp_path, monkeypatch):
+    moved = []
+
+    def replace(source, target, plain=os.replace):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target)
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        result.save(tmp_path / "request")
+    with pytest.raises(FileNotFoundError, match=r"without unlearning\.json the writing did not finish"):
+        load(tmp_path / "request", Tied())
+
+
+def test_damaged_or_foreign_files(result, tmp_path):
+    folder = result.save(tmp_path / "request")
+    with pytest.raises(ValueError, match="architecture"):
+        load(folder, nn.Linear(3, 3))
+    record = (folder / "unlearning.json").read_text()
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ValueError, match="restore the file"):
+        load(folder, Tied())
+    for text, words in (("{", "Expected JSON"), ('{"epochs": []}', "without"), ("[1]", "without")):
+        (folder / "unlearning.json").write_text(text)
+        with pytest.raises(ValueError, match=words):
+            load(folder, Tied())
+    assert json.loads(record)["format"] == 1
+
+
+def test_no_pickle_is_loaded(result, tmp_path):
+    result.save(tmp_path / "request")
+    code = """
+        import builtins, pickle, sys, torch
+        from tests.test_storage import Tied
+        from nabla_tau import load
+        def refuse(*_, **__): raise AssertionError("pickle")
+        pickle.load = pickle.loads = pickle.Unpickler = torch.load = refuse
+        load(sys.argv[1], Tied())
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "request")], check=True)
+
+
+def test_what_a_reader_sees_says_that_the_target_was_missed(result):
+    result.settings.update(forget_loss_before=0.1, forget_loss_after=0.2, target_loss_after=1.0)
+    assert "target NOT reached" in str(result)
+    assert "look at this" in str(result)
