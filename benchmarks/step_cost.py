@@ -111,28 +111,32 @@ def composed(
     ]
 
 
-def sources(pieces: Pieces, steps: int, validation_batches: float) -> dict[str, float]:
-    """Seconds of a cycle, from the medians of its pieces."""
-    step, fetch, validate = (
-        statistics.median(seconds.wall for seconds in pieces[piece]) for piece in ("step", "fetch", "validate")
-    )
-    return {
-        "steps": steps * (step - fetch),
-        "fetching": steps * fetch,
-        "validation passes": validation_batches * validate,
-    }
+def parts(pieces: Pieces, steps: int, validation_batches: float) -> list[dict[str, float]]:
+    """Seconds of the parts of a cycle in every turn."""
+    return [
+        {
+            "steps": steps * (step.wall - fetch.wall),
+            "fetching": steps * fetch.wall,
+            "validation passes": validation_batches * validate.wall,
+        }
+        for step, fetch, validate in zip(pieces["step"], pieces["fetch"], pieces["validate"], strict=True)
+    ]
 
 
 def cycle_ratio(published: Pieces, ours: Pieces, steps: int, batches: tuple[float, float], target: float) -> Any:
-    """The published cycle over ours, and what each part adds to the ratio (together: the ratio less 1, medians)."""
+    """The published cycle over ours, and what each part adds to it: in every turn they sum to the ratio less 1."""
     both = list(zip((published, ours), batches, strict=True))
     cycles = [pieces.get("cycle") or composed(pieces, steps, count) for pieces, count in both]
-    above, below = (sources(pieces, steps, count) for pieces, count in both)
+    theirs, our = (parts(pieces, steps, count) for pieces, count in both)
+    names, turns = our[0].keys(), list(zip(theirs, our, strict=True))
     return {
         **ratio(cycles[0], cycles[1], target),
-        "adds_to_ratio": {part: (above[part] - below[part]) / sum(below.values()) for part in below},
-        "published_seconds": above,
-        "seconds": below,
+        "adds_to_ratio": {
+            name: statistics.median((above[name] - below[name]) / sum(below.values()) for above, below in turns)
+            for name in names
+        },
+        "published_seconds": {name: statistics.median(turn[name] for turn in theirs) for name in names},
+        "seconds": {name: statistics.median(turn[name] for turn in our) for name in names},
     }
 
 

@@ -110,6 +110,7 @@ def cycle_notes(found: dict[str, Any]) -> str:
         f"A run: the {sizes['epochs_in_a_run']} epochs and {sizes['refreshes_in_a_run']} refreshes of the published "
         "recipe, always composed; on our side with what unlearn() does",
         f"besides: its checks of every row ({found['checks_seconds']:.1f} s), both losses before and after.",
+        "Seconds are published / ∇τ; all figures are medians over the turns, those of the parts each by itself.",
     ]
     if not found["cycles_measured_whole"]:
         lines.append("No cycle was run whole: the pieces are a step, the fetching in it, and a validation batch.")

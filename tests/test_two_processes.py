@@ -7,7 +7,7 @@ import sys
 import torch
 from safetensors.torch import load_file
 
-from two_processes import worker
+from tests.two_processes import worker
 
 
 def test_two_processes_compute_what_one_computes(tmp_path):

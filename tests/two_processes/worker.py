@@ -141,3 +141,4 @@ def main(folder):
 
 if __name__ == "__main__":
     main(sys.argv[1])
+    torch.distributed.destroy_process_group()  # its threads may abort a process that ends without this
