@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau import losses, methods, unlearn
@@ -223,6 +224,22 @@ class FunctionalAttention(nn.Module):
         return self.second(functional.multi_head_attention_forward(hidden, hidden, hidden, 8, 2, *weights)[0].mean(0))
 
 
+class Recomputed(nn.Module):
+    """Dropout that runs a second time, within the backward pass."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+        self.first, self.second, self.third = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def block(self, inputs):
+        return functional.dropout(self.second(functional.dropout(inputs, self.p)), self.p)
+
+    def forward(self, inputs):
+        hidden = checkpoint(self.block, self.first(inputs.mean(1)), use_reentrant=True)
+        return self.third(checkpoint(self.block, hidden, use_reentrant=False))
+
+
 class Recurrent(nn.Module):
     """Dropout between the layers of an LSTM."""
 
@@ -236,7 +253,8 @@ class Recurrent(nn.Module):
         return self.head(self.norm(self.lstm(inputs)[0][:, -1]))
 
 
-@pytest.mark.parametrize("build", [Modules, Functional, Attention, FunctionalAttention, Recurrent])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # checkpointing, where only the loss counts
+@pytest.mark.parametrize("build", [Modules, Functional, Attention, FunctionalAttention, Recomputed, Recurrent])
 def test_dropout_is_inactive(build):
     sets = tensors()
     with_dropout, without = (published(built(build, p), sets) for p in (0.5, 0.0))

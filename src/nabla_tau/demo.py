@@ -84,7 +84,16 @@ def run_demo(
     on_stage("training the original on all rows")
     original = train_network(train, seed)
     on_stage("unlearning")
-    request = Request(original, parts.forget, parts.retain, validation, seed=seed, device="cpu", on_step=on_step)
+    request = Request(
+        original,
+        parts.forget,
+        parts.retain,
+        validation,
+        seed=seed,
+        batch_size=BATCH_SIZE,
+        device="cpu",
+        on_step=on_step,
+    )
     unlearned = request.run()
     on_stage("retraining without the forgotten rows, as the reference")
     started = time.perf_counter()

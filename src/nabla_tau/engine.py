@@ -1,5 +1,7 @@
 """Device and processes, on Accelerate: the one place where an `Accelerator` is built."""
 
+import atexit
+import functools
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,6 +31,11 @@ class Engine:
     def share(self) -> tuple[int, int]:
         """(rank of this process, number of processes)."""
         return self.accelerator.process_index, self.accelerator.num_processes
+
+    @property
+    def sum_type(self) -> torch.dtype:
+        """What sums are accumulated in: float64, where the device has it."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     @property
     def is_main(self) -> bool:
@@ -95,7 +102,15 @@ def start_engine(device: str | torch.device | None = None) -> Engine:
         raise ValueError(
             f"Expected the device of this process, {found}, got {wanted}: with several processes leave device out."
         )
+    if accelerator.num_processes > 1:
+        _leave_group_at_exit()
     return Engine(accelerator, found if wanted is None or accelerator.num_processes > 1 else wanted)
+
+
+@functools.cache
+def _leave_group_at_exit() -> None:
+    """A process group that is still there when Python ends can abort a script that had succeeded."""
+    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -18,11 +18,17 @@ _DROPOUTS = frozenset(
         functional.alpha_dropout,
         functional.feature_alpha_dropout,
         torch.dropout,
+        torch.dropout_,
         torch.alpha_dropout,
+        torch.alpha_dropout_,
         torch.feature_dropout,
+        torch.feature_dropout_,
         torch.feature_alpha_dropout,
+        torch.feature_alpha_dropout_,
     }
 )
+# Functions that drop out inside: where they take `dropout_p`.
+_DROPOUT_PLACE = {functional.scaled_dot_product_attention: 4, functional.multi_head_attention_forward: 10}
 
 
 class WithoutDropout(TorchFunctionMode):
@@ -47,9 +53,12 @@ class WithoutDropout(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _DROPOUTS:
             return args[0] if args else kwargs["input"]
-        if func is functional.scaled_dot_product_attention:
-            args, kwargs = (*args[:4], 0.0, *args[5:]) if len(args) > 4 else args, {**kwargs}
-            kwargs.pop("dropout_p", None)
+        if func in _DROPOUT_PLACE:
+            place = _DROPOUT_PLACE[func]
+            if len(args) > place:
+                args = (*args[:place], 0.0, *args[place + 1 :])
+            else:
+                kwargs = {**kwargs, "dropout_p": 0.0}
         return func(*args, **kwargs)
 
 
@@ -62,31 +71,35 @@ def unlearning_modes(model: nn.Module) -> Iterator[None]:
     stay in eval mode.
     """
     modes = {module: module.training for module in model.modules()}
-    dropouts = {module: module.dropout for module in model.modules() if isinstance(module, nn.RNNBase)}
+    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
-    layerdrops = {module: module.layerdrop for module in checkpointed if hasattr(module, "layerdrop")}
-    forwards = {module: module.__dict__.get("forward") for module in checkpointed}
+    changed: list[tuple[nn.Module, str, Any]] = []
+
+    def change(module: nn.Module, name: str, value: Any) -> None:
+        changed.append((module, name, getattr(module, name)))
+        setattr(module, name, value)
+
     try:
         for module in modes:
-            module.training = module in dropouts or module in forwards
-        for module in dropouts:
-            module.dropout = 0.0
-        for module in layerdrops:
-            setattr(module, "layerdrop", 0.0)  # noqa: B010  (a plain attribute, unknown to nn.Module)
-        for module in checkpointed:  # recomputed by autograd's own threads, where no mode of ours is active
-            module.forward = _without_dropout(module.forward)
+            module.training = module in recurrent or module in checkpointed
+        for module in recurrent:
+            change(module, "dropout", 0.0)
+        for module in checkpointed:
+            if hasattr(module, "layerdrop"):
+                change(module, "layerdrop", 0.0)
+            if hasattr(module, "_gradient_checkpointing_func"):
+                change(module, "_gradient_checkpointing_func", _recomputing(module._gradient_checkpointing_func))
         yield
     finally:
-        for module, forward in forwards.items():
-            del module.forward
-            if forward is not None:
-                module.forward = forward
-        for module, layerdrop in layerdrops.items():
-            module.layerdrop = layerdrop
-        for module, dropout in dropouts.items():
-            module.dropout = dropout
+        for module, name, value in reversed(changed):
+            setattr(module, name, value)
         for module, training in modes.items():
             module.training = training
+
+
+def _recomputing(checkpoint: Any) -> Callable[..., Any]:
+    """Checkpointing whose blocks drop nothing out when autograd, on a thread of its own, runs them again."""
+    return lambda function, *args, **kwargs: checkpoint(_without_dropout(function), *args, **kwargs)
 
 
 def _without_dropout(forward: Callable[..., Any]) -> Callable[..., Any]:

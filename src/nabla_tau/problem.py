@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from nabla_tau.batches import Batch, take_rows, to_device
 from nabla_tau.engine import Engine
@@ -113,13 +114,15 @@ class Problem:
         losses = self._losses(batch)
         size = int(self.engine.sum(torch.tensor(len(losses), device=self.engine.device)))
         local = losses.sum() / max(size, 1)
-        return BatchLoss(local, self.engine.sum(local.detach().double()), size)
+        return BatchLoss(local, self.engine.sum(local.detach().to(self.engine.sum_type)), size)
 
     def backward(self, local: Tensor) -> None:
         """Add the gradient of this process's part of a loss."""
         if local.requires_grad:  # an empty share has nothing to add
-            with self.around_loss():  # checkpointed blocks run forward again in here
-                local.backward()  # type: ignore[no-untyped-call]
+            # Checkpointed blocks run forward again in here. From an edge, not from the tensor: a tensor's own backward
+            # suspends what `around_loss` enters.
+            with self.around_loss():
+                torch.autograd.backward(get_gradient_edge(local), torch.ones_like(local))
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
         """Put the gradients of all processes together and make one step."""
@@ -135,11 +138,11 @@ class Problem:
         Raises:
             NonFiniteLoss: if it is not finite.
         """
-        total = torch.zeros(2, dtype=torch.float64, device=self.engine.device)
+        total = torch.zeros(2, dtype=self.engine.sum_type, device=self.engine.device)
         with torch.no_grad():
             for batch in source.ordered(self.engine.share):
                 losses = self._losses(self._place(batch))
-                total += torch.stack([losses.sum(dtype=torch.float64), total.new_tensor(len(losses))])
+                total += torch.stack([losses.sum(dtype=total.dtype), total.new_tensor(len(losses))])
         loss_sum, size = self.engine.sum(total).tolist()
         return finite(loss_sum / max(size, 1), "the mean loss of a set")
 

@@ -129,6 +129,9 @@ class Source:
         if self.fetch is not None:
             yield from self._read(self.fetch, torch.randperm(self.size, generator=generator), share)
             return
+        # A loader without a generator draws its order from the global state: the same on every process, whatever the
+        # model drew on its own share before.
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         for batch in self.loader or ():
             yield take_share(batch, share)
 
