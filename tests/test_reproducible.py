@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau import losses, methods, unlearn
+from tests.conftest import require
 
 pytestmark = pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")  # models are not trained
 
@@ -335,7 +336,7 @@ def tokens(size):
 
 @pytest.mark.parametrize("build", [bert, bart])
 def test_gradient_checkpointing_recomputes_and_changes_nothing(build):
-    transformers = pytest.importorskip("transformers")
+    transformers = require("transformers")
     torch.manual_seed(0)
     plain, block = build(transformers)
     sets = {"forget": tokens(6), "retain": tokens(26), "validation": tokens(12), "batch_size": 6}

@@ -17,6 +17,7 @@ from torch.utils.data import (
 
 from nabla_tau.batches import rows_in, structure, take_share
 from nabla_tau.sets import base_rows, open_set
+from tests.conftest import require
 
 X, Y = torch.arange(11.0), torch.arange(11) % 3
 
@@ -88,7 +89,7 @@ def test_an_empty_share_is_none():
 
 
 def test_hugging_face_columns_become_tensors():
-    datasets = pytest.importorskip("datasets")
+    datasets = require("datasets")
     data = datasets.Dataset.from_dict({"x": [[1, 2], [3, 4], [5, 6]], "text": list("abc"), "label": [0, 1, 0]})
     for given in (data, data.with_format("torch"), data.with_format("numpy"), Subset(data, [0, 1, 2])):
         batch = next(iter(open_set(given, 2).ordered()))

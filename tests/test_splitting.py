@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau import split
 from nabla_tau.sets import open_set
+from tests.conftest import require
 
 INPUTS, TARGETS = torch.arange(20.0)[:, None], torch.arange(20) % 4
 
@@ -53,7 +54,7 @@ def test_classes_of_multi_label_data_are_rows_that_carry_one():
 
 
 def test_hugging_face_columns():
-    datasets = pytest.importorskip("datasets")
+    datasets = require("datasets")
     data = datasets.Dataset.from_dict(
         {"text": list("abcd"), "user": [7, 8, 7, 9], "label": [0, 1, 1, 0], "labels_of": [[0], [0, 2], [1], [2]]}
     )

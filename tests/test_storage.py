@@ -114,6 +114,6 @@ def test_no_pickle_is_loaded(result, tmp_path):
 
 
 def test_what_a_reader_sees_says_that_the_target_was_missed(result):
-    result.settings.update(forget_loss_before=0.1, forget_loss_after=0.2, target_loss_after=1.0)
+    result.settings.update(steps_done=4, forget_loss_before=0.1, forget_loss_after=0.2, target_loss_after=1.0)
     assert "target NOT reached" in str(result)
     assert "look at this" in str(result)

@@ -6,6 +6,7 @@ from torch import nn
 
 from nabla_tau import losses
 from nabla_tau.tasks import TaskInDoubt, infer_loss
+from tests.conftest import require
 
 
 def inferred(outputs, target):
@@ -50,7 +51,7 @@ def test_doubt_names_the_choices(outputs, target, choices):
 
 
 def test_transformers_heads_decide():
-    transformers = pytest.importorskip("transformers")
+    transformers = require("transformers")
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     bert = transformers.BertConfig(vocab_size=20, **small)
     gpt = transformers.GPT2Config(vocab_size=20, n_embd=16, n_layer=1, n_head=2)

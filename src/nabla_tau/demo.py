@@ -190,7 +190,8 @@ def verdict(demo: Demo) -> str:
     return (
         f"The loss attack tells forgotten from unseen rows {before.accuracy:.0%} of the time before and "
         f"{after.accuracy:.0%} after, {finding} a model that never saw them ({retrained.accuracy:.0%}; 50 % is "
-        f"guessing, with {after.samples} rows a side), and test accuracy moved by {change:+.1f} points."
+        f"guessing, with {after.samples} rows a side), and test accuracy moved by {change:+.1f} points"
+        + ("." if demo.unlearned.reached_target else "; the forget set did not reach the price of unseen data.")
     )
 
 

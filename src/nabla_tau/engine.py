@@ -90,8 +90,10 @@ def start_engine(device: str | torch.device | None = None) -> Engine:
         ValueError: if mixed precision is fp16, or several processes are asked onto one named GPU.
     """
     wanted = None if device is None else torch.device(device)
-    on_cpu = (wanted is not None and wanted.type == "cpu") or not torch.cuda.is_available()
-    accelerator = Accelerator(cpu=on_cpu) if "ACCELERATE_USE_CPU" not in os.environ else Accelerator()
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    # Accelerate has to be told that processes without a GPU belong together; alone, its own choice stays untouched.
+    on_cpu = several and ((wanted is not None and wanted.type == "cpu") or not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=on_cpu)
     if accelerator.mixed_precision == "fp16":
         raise ValueError(
             "Expected mixed precision 'no' or 'bf16', got 'fp16', whose gradient scaler skips steps: "

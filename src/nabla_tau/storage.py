@@ -46,12 +46,14 @@ class Unlearned:
         """One paragraph for a reader."""
         settings = self.settings
         lines = [
-            f"{settings['method']}: {len(self.epochs)} epochs, {settings['steps']} steps, {self.seconds:.1f} s",
+            f"{settings['method']}: {len(self.epochs)} epochs, {settings['steps_done']} steps, {self.seconds:.1f} s",
             f"forget loss {settings['forget_loss_before']:.4g} -> {settings['forget_loss_after']:.4g}, "
             f"unseen data {settings['target_loss_after']:.4g}: target "
             + ("reached" if self.reached_target else "NOT reached"),
-            *(f"warning: {text}" for text in self.warnings),
         ]
+        if "batch_size_reason" in settings:
+            lines.append(f"batch size {settings['batch_size']['forget']}: {settings['batch_size_reason']}")
+        lines.extend(f"warning: {text}" for text in self.warnings)
         return "\n".join(lines)
 
     def record(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def demo_view(demo: Demo) -> Group:
         "Accuracy on each set, and the two attacks with their 95 % interval (50 is guessing), all in percent. "
         "Accuracies are low because 40 % of the labels are wrong, in every set: a network fits such rows by "
         "memory alone, so that there is something to forget.\n"
-        f"Unlearning took {demo.unlearned.settings['steps']} steps and {ratio:.2f} of the time of this retraining "
+        f"Unlearning took {demo.unlearned.settings['steps_done']} steps and {ratio:.2f} of the time of this retraining "
         "(which, for so small a network, is short).",
         style="dim",
     )

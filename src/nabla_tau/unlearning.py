@@ -129,6 +129,7 @@ class Request:
                 f"costs {after[1]:.4g}.",
             )
         problem.settings.update(
+            steps_done=problem.steps,
             forget_loss_before=before[0],
             target_loss_before=before[1],
             forget_loss_after=after[0],
