@@ -220,7 +220,7 @@ class NablaTau(Loop):
         forget_order, retain_order = self.problem.generator(0), self.problem.generator(1)
         self.forget_batches = endless(lambda: self.problem.one_pass(self.problem.forget, forget_order))
         self.retain_batches = endless(lambda: self.problem.one_pass(self.problem.retain, retain_order))
-        self.optimizer = torch.optim.AdamW(self.problem.trainable(), lr=LEARNING_RATE)
+        self.optimizer = self.problem.adamw(LEARNING_RATE, weight_decay=1e-2)
         self.means = PassMeans()
 
     def context(self) -> AbstractContextManager[Any]:

@@ -158,6 +158,11 @@ class Problem:
                     parameter.copy_(original)
             self.steps = steps
 
+    def adamw(self, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+        """AdamW over the trainable parameters, with the library's default betas; one kernel where there is one."""
+        fused = self.engine.device.type in ("cpu", "cuda") or None
+        return torch.optim.AdamW(self.trainable(), lr=learning_rate, weight_decay=weight_decay, fused=fused)
+
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that a method may change."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

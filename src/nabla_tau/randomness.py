@@ -59,11 +59,15 @@ def _deterministic_kernels() -> Iterator[None]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when it starts
     torch.use_deterministic_algorithms(True, warn_only=True)  # a kernel without such a form is named, not refused
     torch.backends.cudnn.benchmark = False
+    debugging: Any = torch.utils.deterministic
+    filled = debugging.fill_uninitialized_memory
+    debugging.fill_uninitialized_memory = False  # a debugging aid that costs a kernel per new tensor
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(was[0], warn_only=was[1])
         torch.backends.cudnn.benchmark = benchmark
+        debugging.fill_uninitialized_memory = filled
         if workspace is None:
             del os.environ["CUBLAS_WORKSPACE_CONFIG"]
 

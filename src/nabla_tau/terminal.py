@@ -79,8 +79,8 @@ def bars(shares: Numbers) -> tuple[str, str]:
 
 def unlearned_view(unlearned: Unlearned) -> Group:
     """Every pass, and how it ended."""
-    table = Table(pad_edge=False)
-    for heading in ("epoch", "α", "target τ", "forget loss", "retain loss", "ascent weight", "seconds"):
+    table = Table(title="Mean losses and ascent weight of each pass", title_justify="left", pad_edge=False)
+    for heading in ("epoch", "α", "target", "forget", "retain", "ascent weight", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     shown = _some(len(unlearned.epochs))
     for number in shown:

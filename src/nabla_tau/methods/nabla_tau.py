@@ -122,7 +122,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     )
     problem.announce(settings.steps)
     learning_rate = settle_learning_rate(problem, settings)
-    optimizer = torch.optim.AdamW(problem.trainable(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = problem.adamw(learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
     forget_order, retain = problem.generator(0), retain_batches(problem)
     at_rest = False  # whether no step since τ was last measured had anything to push
@@ -188,7 +188,7 @@ class Trial:
 
 
 def _trial(problem: Problem, settings: Settings, rate: float, target_loss: float) -> Trial:
-    optimizer = torch.optim.AdamW(problem.trainable(), lr=rate, weight_decay=WEIGHT_DECAY)
+    optimizer = problem.adamw(rate, WEIGHT_DECAY)
     retain = retain_batches(problem)
     with problem.undone():
         steps = [

@@ -77,7 +77,7 @@ def nabla_tau_published(problem: Problem) -> Iterator[Epoch]:
         restart_retain_every=restart_every,
     )
     problem.announce(epochs * forget_batches)
-    optimizer = torch.optim.AdamW(problem.trainable(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = problem.adamw(LEARNING_RATE, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, total_iters=epochs)
     forget_order, retain_order = problem.generator(0), problem.generator(1)
     for epoch in range(epochs):
