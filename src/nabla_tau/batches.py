@@ -14,7 +14,12 @@ TARGET_KEYS = ("labels", "label", "label_ids", "target", "targets")
 
 
 def leaves(batch: Batch) -> Iterator[Any]:
-    """Everything in a batch that is a column: tensors, and lists of plain values."""
+    """Everything in a batch that is a column: tensors, and lists of plain values.
+
+    Example:
+        >>> list(leaves({"x": torch.zeros(2), "more": (["a", "b"],)}))
+        [tensor([0., 0.]), ['a', 'b']]
+    """
     if isinstance(batch, Mapping):
         for value in batch.values():
             yield from leaves(value)
@@ -63,6 +68,13 @@ def rows_in(batch: Batch) -> int:
 def take_rows(batch: Batch, positions: Tensor) -> Batch:
     """The samples at the given positions of a batch; columns that have no row per sample are kept whole.
 
+    Args:
+        batch: of N samples.
+        positions: shape (n,), integers in [0, N).
+
+    Raises:
+        ValueError: as `rows_in`.
+
     Example:
         >>> take_rows((torch.arange(3), ["a", "b", "c"]), torch.tensor([0, 2]))
         (tensor([0, 2]), ['a', 'c'])
@@ -95,7 +107,21 @@ def share_of(size: int, share: tuple[int, int]) -> slice:
 
 
 def take_share(batch: Batch, share: tuple[int, int]) -> Batch | None:
-    """This process's samples of a global batch; None where it has none of them."""
+    """This process's samples of a global batch; None where it has none of them.
+
+    Args:
+        batch: the global batch, the same on every process.
+        share: (rank, number of processes).
+
+    Raises:
+        ValueError: as `rows_in`.
+
+    Example:
+        >>> [take_share(torch.arange(3), (rank, 2)) for rank in range(2)]
+        [tensor([0]), tensor([1, 2])]
+        >>> take_share(torch.arange(1), (0, 2)) is None
+        True
+    """
     if share == (0, 1):
         return batch
     mine = torch.arange(rows_in(batch))[share_of(rows_in(batch), share)]
@@ -103,17 +129,34 @@ def take_share(batch: Batch, share: tuple[int, int]) -> Batch | None:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move every tensor of a batch; what is no tensor stays."""
+    """Move every tensor of a batch; what is no tensor stays.
+
+    Example:
+        >>> to_device((torch.zeros(2), ["a", "b"]), torch.device("meta"))
+        (tensor(..., device='meta', size=(2,)), ['a', 'b'])
+    """
     return map_leaves(lambda leaf: leaf.to(device, non_blocking=True) if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def target_key(batch: Mapping[str, Any]) -> str | None:
-    """The key under which a dict batch keeps its targets, or None."""
+    """The key under which a dict batch keeps its targets, or None.
+
+    Example:
+        >>> target_key({"input_ids": torch.zeros(1, 3), "label": torch.zeros(1)})
+        'label'
+    """
     return next((key for key in TARGET_KEYS if key in batch), None)
 
 
 def target_of(batch: Batch) -> Any:
-    """What is to be predicted: the last element of a tuple, the labels of a dict; None where there is none."""
+    """What is to be predicted: the last element of a tuple, the labels of a dict; None where there is none.
+
+    Example:
+        >>> target_of((torch.zeros(2, 3), torch.tensor([1, 0])))
+        tensor([1, 0])
+        >>> target_of({"input_ids": torch.zeros(1, 3)}) is None
+        True
+    """
     if isinstance(batch, Mapping):
         key = target_key(batch)
         return None if key is None else batch[key]

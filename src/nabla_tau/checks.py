@@ -20,7 +20,16 @@ Sets = dict[str, Any]
 
 
 class InvalidRequest(ValueError):  # noqa: N818  (it says what is the case)
-    """A request that cannot be carried out. Nothing was changed; every problem found is in the message."""
+    """A request that cannot be carried out. Nothing was changed; every problem found is in the message.
+
+    Attributes:
+        problems: one sentence per problem.
+
+    Example:
+        >>> print(InvalidRequest(["forget: expected samples, got an empty set."]))
+        1 problem found, nothing was changed:
+        1. forget: expected samples, got an empty set.
+    """
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = list(problems)
@@ -31,11 +40,30 @@ class InvalidRequest(ValueError):  # noqa: N818  (it says what is the case)
 
 
 class UnlearningWarning(UserWarning):
-    """Something the reader of the result must know."""
+    """Something the reader of the result must know.
+
+    Example:
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", UnlearningWarning)  # in a script that is to stop at any doubt
+        ...     warnings.warn("the target was not reached", UnlearningWarning)
+        Traceback (most recent call last):
+        nabla_tau.checks.UnlearningWarning: the target was not reached
+    """
 
 
 def model_problems(model: Any) -> list[str]:
-    """What is wrong with a model, before any data is read."""
+    """What is wrong with a model, before any data is read.
+
+    Returns:
+        One sentence per problem; none for a model that can be changed.
+
+    Example:
+        >>> model_problems(nn.Linear(2, 2))
+        []
+        >>> model_problems(nn.Linear(2, 2).requires_grad_(False))
+        ['model: expected trainable parameters, got none: ...']
+    """
     if not isinstance(model, nn.Module):
         return [f"model: expected a torch.nn.Module, got {type(model).__name__}: pass the model itself."]
     problems = []
@@ -56,7 +84,21 @@ def model_problems(model: Any) -> list[str]:
 
 
 def open_sets(sets: Sets, batch_size: int) -> tuple[dict[str, Source], list[str]]:
-    """Make every set readable; what is wrong with them, as far as it shows without reading them."""
+    """Make every set readable; what is wrong with them, as far as it shows without reading them.
+
+    Args:
+        sets: forget, retain and validation set by name.
+        batch_size: samples per batch, where a set is no `DataLoader`.
+
+    Returns:
+        The sets that can be read, by name, and one sentence per problem.
+
+    Example:
+        >>> x = torch.eye(6)
+        >>> sources, problems = open_sets({"forget": (x[:2],), "retain": (x[:0],)}, batch_size=4)
+        >>> sources["forget"].size, problems
+        (2, ['retain: expected samples, got an empty set.'])
+    """
     sources, problems = {}, []
     for name, data in sets.items():
         try:
@@ -77,7 +119,23 @@ def open_sets(sets: Sets, batch_size: int) -> tuple[dict[str, Source], list[str]
 
 
 def batch_problems(model: nn.Module, loss: PerSampleLoss, batches: dict[str, Batch]) -> list[str]:
-    """Whether the loss gives one finite number per sample, on the first batch of each set."""
+    """Whether the loss gives one finite number per sample, on the first batch of each set.
+
+    Args:
+        model: on the device of the batches.
+        loss: per-sample loss; it should give shape (N,) for N samples.
+        batches: a batch of each set, by the set's name.
+
+    Returns:
+        One sentence per problem; none for a loss that fits.
+
+    Example:
+        >>> batch = torch.zeros(2, 4), torch.tensor([0, 3])
+        >>> batch_problems(nn.Identity(), LOSSES["classification"], {"forget": batch})
+        []
+        >>> batch_problems(nn.Identity(), lambda model, batch: model(batch[0]).mean(), {"forget": batch})
+        ["loss: expected one number per sample, shape (2,), got () from <lambda> on the first forget batch: ..."]
+    """
     problems = []
     for name, batch in batches.items():
         size = rows_in(batch)
@@ -100,12 +158,22 @@ def batch_problems(model: nn.Module, loss: PerSampleLoss, batches: dict[str, Bat
 
 
 def first_batches(sources: dict[str, Source], device: torch.device) -> dict[str, Batch]:
-    """The first batch of each set, on the device."""
+    """The first batch of each set, on the device.
+
+    Example:
+        >>> first_batches({"forget": open_set((torch.arange(5),), batch_size=2)}, torch.device("cpu"))
+        {'forget': (tensor([0, 1]),)}
+    """
     return {name: to_device(next(iter(source.ordered())), device) for name, source in sources.items()}
 
 
 def output_size(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
-    """Last dimension of the model's outputs; 0 for a loss of the user's own, which may not read logits."""
+    """Last dimension of the model's outputs; 0 for a loss of the user's own, which may not read logits.
+
+    Example:
+        >>> output_size(nn.Linear(3, 7), LOSSES["classification"], (torch.zeros(2, 3), torch.zeros(2)))
+        7
+    """
     if not isinstance(loss, TokenLoss) and loss not in LOSSES.values():
         return 0
     with torch.no_grad():
@@ -118,6 +186,23 @@ def survey_sets(
     """Read every set once: problems, and warnings with count and row numbers.
 
     The smaller sets are hashed, the largest is streamed past the hashes: memory does not grow with it.
+
+    Args:
+        sets: the sets as the user gave them, by name.
+        sources: the same, opened.
+        model: says which columns of a dict batch are inputs.
+        loss: says which targets are allowed.
+        outputs: size of the last dimension of the model's outputs.
+
+    Returns:
+        One sentence per problem, and one per warning.
+
+    Example:
+        >>> x, y = torch.eye(5), torch.zeros(5, dtype=torch.long)
+        >>> sets = {"forget": (x[:1], y[:1]), "retain": (x[:3], y[:3]), "validation": (x[3:], y[3:])}
+        >>> sources, _ = open_sets(sets, batch_size=4)
+        >>> survey_sets(sets, sources, nn.Linear(5, 2), LOSSES["classification"], outputs=2)
+        ([], ['forget and retain: 1 rows of retain have the same content as rows of forget ...'])
     """
     order = sorted(sources, key=lambda name: sources[name].size)
     hashes: dict[str, dict[Digest, int]] = {}

@@ -22,6 +22,11 @@ class Engine:
     Attributes:
         accelerator: Accelerate's view of the processes.
         device: where model and batches are.
+
+    Example:
+        >>> engine = start_engine("cpu")  # one process
+        >>> engine.share, engine.is_main, engine.sum(torch.tensor(2.5)), engine.minimum(64)
+        ((0, 1), True, tensor(2.5000), 64)
     """
 
     accelerator: Accelerator
@@ -43,7 +48,7 @@ class Engine:
         return bool(self.accelerator.is_main_process)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over processes, the same on all of them."""
+        """Sum over processes, the same on all of them; the shape is kept."""
         if self.share[1] == 1:
             return values
         reduced: Tensor = self.accelerator.reduce(values, reduction="sum")
@@ -84,10 +89,14 @@ def start_engine(device: str | torch.device | None = None) -> Engine:
     """Take the device and the processes that Accelerate finds, or the device asked for.
 
     Args:
-        device: None for Accelerate's choice (a GPU where there is one).
+        device: None for Accelerate's choice (a GPU where there is one); several processes keep the ones it gives them.
 
     Raises:
-        ValueError: if mixed precision is fp16, or several processes are asked onto one named GPU.
+        ValueError: if mixed precision is fp16, or several processes are asked onto another kind of device than theirs.
+
+    Example:
+        >>> start_engine("cpu").device
+        device(type='cpu')
     """
     wanted = None if device is None else torch.device(device)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1

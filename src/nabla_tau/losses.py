@@ -103,6 +103,12 @@ class TokenLoss:
     Attributes:
         name: the name it goes by in settings.
         shifted: whether position t predicts label t + 1 (causal language models).
+
+    Example:
+        >>> loss = TokenLoss("my_tokens", shifted=True)
+        >>> batch = torch.zeros(2, 3, 4), torch.tensor([[1, 2, -100], [1, -100, -100]])
+        >>> loss(nn.Identity(), batch), loss.labelled(batch)
+        (tensor([1.3863, 0.0000]), tensor([ True, False]))
     """
 
     name: str
@@ -118,7 +124,11 @@ class TokenLoss:
         return (labels[:, 1:] if self.shifted else labels).ne(IGNORED).any(1)
 
     def labels(self, batch: Batch) -> Tensor:
-        """Labels of shape (N, T); a causal model without labels predicts its own input, padding left out."""
+        """Labels of shape (N, T); a causal model without labels predicts its own input, padding left out.
+
+        Raises:
+            ValueError: if the batch has no labels, and no input to take them from.
+        """
         target = target_of(batch)
         if target is None and self.shifted and isinstance(batch, Mapping) and "input_ids" in batch:
             ids: Tensor = batch["input_ids"]
@@ -154,6 +164,9 @@ class MaskedLanguageModel(TokenLoss):
         special_token_ids: never masked (padding, separators).
         share: share of the other tokens that is masked, in (0, 1); at least one per sample.
         seed: of the masks.
+
+    Reference:
+        Devlin et al., BERT, arXiv:1810.04805 (2018), section 3.1, for the share; here every chosen token is masked.
 
     Example:
         >>> loss = MaskedLanguageModel("masked_language_model", mask_token_id=9, special_token_ids=(0,))
@@ -195,6 +208,9 @@ class MaskedLanguageModel(TokenLoss):
 
         Returns:
             Masked tokens and labels, both (N, T); a sample of special tokens alone has no label.
+
+        Raises:
+            ValueError: if `mask_token_id` is None.
         """
         if self.mask_token_id is None:
             raise ValueError(
@@ -270,10 +286,32 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
         model: returns a tensor, a tuple whose first element is one, or a mapping with `logits`.
         batch: any batch.
 
+    Returns:
+        Logits of the shape the model gives them, (N, ...).
+
     Raises:
         TypeError: if the output holds no logits.
+
+    Example:
+        >>> logits_of(nn.Identity(), (torch.ones(1, 3, dtype=torch.bfloat16), torch.zeros(1)))
+        tensor([[1., 1., 1.]])
     """
-    output = _call(model, batch)
+    return logits_in(_call(model, batch))
+
+
+def logits_in(output: Any) -> Tensor:
+    """The logits in what a model returned, in float32 at least.
+
+    Args:
+        output: a tensor, a tuple whose first element is one, or a mapping with `logits`.
+
+    Raises:
+        TypeError: if it holds no logits.
+
+    Example:
+        >>> logits_in({"logits": torch.zeros(2, dtype=torch.bfloat16)}).dtype
+        torch.float32
+    """
     if isinstance(output, Mapping):
         output = output.get("logits")
     elif isinstance(output, tuple | list):
@@ -287,7 +325,12 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a dict batch that `forward` takes, labels left out."""
+    """The columns of a dict batch that `forward` takes, labels left out.
+
+    Example:
+        >>> model_inputs(nn.Identity(), {"input": torch.zeros(1), "user_id": ["a"], "labels": torch.zeros(1)})
+        {'input': tensor([0.])}
+    """
     parameters = inspect.signature(model.forward).parameters
     label = target_key(batch)
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

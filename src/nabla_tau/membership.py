@@ -84,6 +84,9 @@ def attack(members: Numbers, non_members: Numbers, *, resamples: int = 100, seed
         resamples: bootstrap resamples.
         seed: of the resampling.
 
+    Returns:
+        The accuracy, its interval cut to [0, 1], and the samples of the shorter side.
+
     Raises:
         ValueError: as `attack_accuracy`.
 

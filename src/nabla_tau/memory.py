@@ -22,6 +22,11 @@ def activation_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch, sample
         loss: per-sample loss.
         batch: on the model's device.
         samples: how many of its samples to measure on.
+
+    Example:
+        >>> from nabla_tau.losses import regression
+        >>> activation_bytes(nn.Linear(100, 1), regression, (torch.zeros(8, 100), torch.zeros(8)))  # inputs and error
+        404.0
     """
     few = take_rows(batch, torch.arange(min(samples, rows_in(batch))))
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -40,12 +45,22 @@ def activation_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch, sample
 
 
 def state_bytes(model: nn.Module) -> int:
-    """Bytes of gradients and optimiser moments of a model, its weights not counted."""
+    """Bytes of gradients and AdamW's two moments of what is trainable in a model, its weights not counted.
+
+    Example:
+        >>> state_bytes(nn.Linear(10, 10, bias=False))  # 3 x 100 x float32
+        1200
+    """
     return (COPIES - 1) * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device."""
+    """Memory that is free on the device, in bytes; the machine's own where it is no CUDA device.
+
+    Example:
+        >>> free_bytes(torch.device("cpu")) > 0
+        True
+    """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
@@ -58,6 +73,9 @@ def fitting_batch_size(per_sample: float, state: int, free: int) -> int:
         per_sample: bytes of activations per sample.
         state: bytes of gradients and moments.
         free: bytes available.
+
+    Returns:
+        Samples per batch: the largest 256 / 2^k, at least 1, with size · per_sample + state ≤ 0.9 · free.
 
     Example:
         >>> fitting_batch_size(per_sample=1e6, state=0, free=10**9), fitting_batch_size(1e7, 0, 10**9)

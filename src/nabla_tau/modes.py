@@ -69,6 +69,14 @@ def unlearning_modes(model: nn.Module) -> Iterator[None]:
     Recurrent layers are put in train mode (their GPU kernels have no backward in eval mode) with their dropout at
     0, and so are blocks with gradient checkpointing switched on (they recompute in train mode only). Their children
     stay in eval mode.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.LSTM(2, 2))
+        >>> with unlearning_modes(model):
+        ...     [module.training for module in model]
+        [False, True]
+        >>> [module.training for module in model]
+        [True, True]
     """
     modes = {module: module.training for module in model.modules()}
     recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]

@@ -41,6 +41,9 @@ def ascent_weight(forget_loss: float, target_loss: float, alpha: float) -> float
     Returns:
         w ≥ 0.
 
+    Reference:
+        The gradient of the objective of Trippa et al., ∇τ, arXiv:2403.14339 (2024).
+
     Example:
         >>> ascent_weight(forget_loss=0.5, target_loss=2.0, alpha=0.25)
         0.75
@@ -59,7 +62,9 @@ def descend(
     alpha: float,
     target_loss: float,
 ) -> Step:
-    """One step of ∇τ on a pair of batches. Where w is 0, the forget batch costs no backward pass.
+    """One step of ∇τ on a pair of batches: the optimiser is given ∇L = −w · ∇L_f + (1 − α) · ∇L_r.
+
+    Where w is 0, the forget batch costs no backward pass.
 
     Args:
         problem: model, loss and processes.
@@ -69,8 +74,25 @@ def descend(
         alpha: forget weight α.
         target_loss: target loss τ, a constant of the gradient.
 
+    Returns:
+        Losses and sizes of both global batches, and w, all before the step.
+
     Raises:
         NonFiniteLoss: if L_f is not finite.
+
+    Reference:
+        Trippa et al., ∇τ, arXiv:2403.14339 (2024).
+
+    Example:
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.eye(6), torch.arange(6) % 2
+        >>> model = torch.nn.Linear(6, 2)
+        >>> forget, retain, validation = (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:])
+        >>> with Request(model, forget, retain, validation, device="cpu").prepared() as problem:
+        ...     sgd = torch.optim.SGD(problem.trainable(), lr=0.1)
+        ...     step = descend(problem, sgd, forget, retain, alpha=0.5, target_loss=9.0)
+        ...     problem.mean_loss(problem.forget) > step.forget_loss
+        True
     """
     forget = problem.batch_loss(forget_batch)
     forget_loss = finite(float(forget.value), "a forget batch")
@@ -87,7 +109,23 @@ def descend(
 
 @dataclass
 class PassMeans:
-    """Running means over the steps of one pass, samples weighted alike."""
+    """Running means over the steps b of one pass, samples weighted alike: L = Σ_b n_b L_b / Σ_b n_b.
+
+    Attributes:
+        forget: Σ n_b L_f of the forget batches.
+        forget_size: their samples Σ n_b.
+        retain: n_b L_r of each retain batch, on its device.
+        retain_size: their samples Σ n_b.
+        weight: Σ w.
+        steps: number of steps.
+
+    Example:
+        >>> means = PassMeans()
+        >>> for loss, size in ((1.0, 3), (2.0, 1)):
+        ...     means.add(Step(loss, torch.tensor(loss), size, size, ascent_weight=0.5))
+        >>> means.epoch(alpha=0.1, target_loss=2.0, seconds=0.2).forget_loss
+        1.25
+    """
 
     forget: float = 0.0
     forget_size: int = 0

@@ -73,10 +73,21 @@ def plan(request: Request) -> Plan:
     """Check a request, time two steps of it on a copy, and say what all of it would take.
 
     Args:
-        request: as for `unlearn`; nothing of it is changed.
+        request: as for `unlearn`; its model and sets are left as they are, its `on_step` is replaced.
+
+    Returns:
+        A `Plan`; `print` shows it, one line per fact.
 
     Raises:
         InvalidRequest: as `unlearn`.
+        NonFiniteLoss: as `unlearn`.
+
+    Example:
+        >>> x, y = torch.eye(8), torch.arange(8) % 2
+        >>> sets = (x[:2], y[:2]), (x[2:6], y[2:6]), (x[6:], y[6:])
+        >>> found = plan(Request(torch.nn.Linear(8, 2), *sets, device="cpu"))
+        >>> found.samples, found.epochs, found.steps
+        ({'forget': 2, 'retain': 4, 'validation': 2}, 160, 160)
     """
     started = time.perf_counter()
     ticks: list[float] = []

@@ -39,7 +39,13 @@ class Epoch:
 
 
 class NonFiniteLoss(ArithmeticError):  # noqa: N818  (it says what is the case)
-    """A loss became NaN or infinite; the model passed in is untouched."""
+    """A loss became NaN or infinite; the model passed in is untouched.
+
+    Example:
+        >>> finite(float("nan"), "a forget batch")
+        Traceback (most recent call last):
+        nabla_tau.problem.NonFiniteLoss: Expected finite losses, got nan for a forget batch: ...
+    """
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,19 @@ class Problem:
         warnings: what the reader of the result must know.
         steps: steps done.
         total_steps: steps announced.
+
+    Example:
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.eye(6), torch.arange(6) % 2
+        >>> request = Request(nn.Linear(6, 2), (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:]), device="cpu")
+        >>> with request.prepared() as problem:  # one step down on the retain set
+        ...     before = problem.mean_loss(problem.retain)
+        ...     sgd = torch.optim.SGD(problem.trainable(), lr=0.1)
+        ...     batch = next(problem.one_pass(problem.retain, problem.generator(0)))
+        ...     problem.backward(problem.batch_loss(batch).local)
+        ...     problem.update(sgd)
+        ...     problem.mean_loss(problem.retain) < before, problem.steps
+        (True, 1)
     """
 
     model: nn.Module
@@ -110,7 +129,7 @@ class Problem:
         return (self._place(batch) for batch in source.one_pass(generator, self.engine.share))
 
     def batch_loss(self, batch: Batch | None) -> BatchLoss:
-        """Mean loss over a global batch, of which each process holds a share (None: an empty one)."""
+        """Mean loss L = 1/N Σ ℓ_i over a global batch, of which each process holds a share (None: an empty one)."""
         losses = self._losses(batch)
         size = int(self.engine.sum(torch.tensor(len(losses), device=self.engine.device)))
         local = losses.sum() / max(size, 1)
@@ -133,7 +152,7 @@ class Problem:
         self.on_step(self.steps, self.total_steps)
 
     def mean_loss(self, source: Source) -> float:
-        """Mean loss of the current model over a set, its samples weighted alike.
+        """Mean loss L = 1/N Σ ℓ_i of the current model over a set, in the units of ℓ, without gradient.
 
         Raises:
             NonFiniteLoss: if it is not finite.
@@ -193,8 +212,16 @@ Method = Callable[[Problem], Iterator[Epoch]]
 def finite(value: float, what: str) -> float:
     """The value, if it is finite.
 
+    Args:
+        value: a loss.
+        what: what it is the loss of, for the message.
+
     Raises:
         NonFiniteLoss: if it is NaN or infinite.
+
+    Example:
+        >>> finite(0.5, "a forget batch")
+        0.5
     """
     if not math.isfinite(value):
         raise NonFiniteLoss(

@@ -29,6 +29,14 @@ def read_project(target: str, *, ids_file: Path | None, id_column: str | None) -
 
     Raises:
         InvalidRequest: if the function cannot be found or returns something else, with every problem found.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "project_of_mine.py"
+        ...     _ = file.write_text("def sets(): return dict(model=0, forget=1, retain=2, validation=3)")
+        ...     read_project(f"{file}:sets", ids_file=None, id_column=None)
+        {'model': 0, 'forget': 1, 'retain': 2, 'validation': 3}
     """
     returned = find_function(target)()
     if not isinstance(returned, dict):
@@ -63,10 +71,14 @@ def read_project(target: str, *, ids_file: Path | None, id_column: str | None) -
 
 
 def find_function(target: str) -> Callable[[], Any]:
-    """The function that `file.py:function` or `package.module:function` names.
+    """The function that `file.py:function` or `package.module:function` names. Its module is run.
 
     Raises:
         InvalidRequest: if it cannot be found.
+
+    Example:
+        >>> find_function("json:loads").__name__
+        'loads'
     """
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name:
@@ -89,10 +101,18 @@ def find_function(target: str) -> Callable[[], Any]:
 
 
 def read_ids(path: Path, column: str) -> list[str]:
-    """The ids in a CSV file with a header.
+    r"""The ids in a CSV file with a header, in its order, without blanks around them and without empty ones.
 
     Raises:
         InvalidRequest: if the file or the column is missing, or there is no id.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "ids.csv"
+        ...     _ = file.write_text("user_id,since\nuser-17,2024\nuser-40,2025\n")
+        ...     read_ids(file, "user_id")
+        ['user-17', 'user-40']
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -113,6 +133,10 @@ def find_method(name: str) -> Any:
 
     Raises:
         InvalidRequest: if there is none of that name.
+
+    Example:
+        >>> find_method("nabla_tau_published").__name__
+        'nabla_tau_published'
     """
     if name not in METHODS:
         raise InvalidRequest([f"method: expected one of {', '.join(METHODS)}, got {name!r}."])

@@ -39,6 +39,14 @@ def seeded(seed: int, generators: Sequence[torch.Generator] = (), *, on_gpu: boo
         seed: for Python, NumPy and torch.
         generators: further generators to put back; they are not seeded, a loader's order is the user's.
         on_gpu: whether CUDA kernels will run.
+
+    Example:
+        >>> draws = []
+        >>> for _ in range(2):
+        ...     with seeded(7):
+        ...         draws.append(float(torch.rand(())))
+        >>> draws[0] == draws[1]
+        True
     """
     with undisturbed(generators):
         random.seed(seed)

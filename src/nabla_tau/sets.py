@@ -41,6 +41,11 @@ class Rows(Subset[Any]):
         indices: row positions in it.
         ids: the id of each of these rows, or None.
         id_column: the column that the ids come from, or None.
+
+    Example:
+        >>> rows = Rows("abcdef", [1, 4], ids=["user-1", "user-4"], id_column="user_id")
+        >>> list(rows), rows.ids
+        (['b', 'e'], ['user-1', 'user-4'])
     """
 
     def __init__(
@@ -98,6 +103,14 @@ class Source:
         fetch: reads rows by position; None where the set is a `DataLoader`.
         loader: the user's `DataLoader`, or None.
         measured: the loader's samples in the order of their rows, where that order can be known.
+
+    Example:
+        >>> source = open_set(torch.arange(5), batch_size=2)
+        >>> list(source.ordered())
+        [tensor([0, 1]), tensor([2, 3]), tensor([4])]
+        >>> shuffled = source.one_pass(torch.Generator().manual_seed(0))
+        >>> torch.cat(list(shuffled)).sort().values
+        tensor([0, 1, 2, 3, 4])
     """
 
     size: int
@@ -151,6 +164,12 @@ def open_set(data: Any, batch_size: int) -> Source:
 
     Raises:
         TypeError: if `data` is none of these, or a stream that cannot be read by row.
+        ValueError: if its columns have different lengths.
+
+    Example:
+        >>> source = open_set({"x": torch.zeros(5, 2), "labels": torch.zeros(5)}, batch_size=2)
+        >>> source.size, source.batches
+        (5, 3)
     """
     if isinstance(data, DataLoader):
         return _open_loader(data)
@@ -180,7 +199,13 @@ def base_rows(data: Any) -> tuple[Any, np.ndarray[Any, Any] | None]:
 
 
 def generators_of(loader: DataLoader[Any] | None) -> list[torch.Generator]:
-    """The random generators that a loader owns: reading it moves them."""
+    """The random generators that a loader owns: reading it moves them.
+
+    Example:
+        >>> loader = DataLoader(range(4), shuffle=True, generator=torch.Generator())
+        >>> [found is loader.generator for found in generators_of(loader)]
+        [True]
+    """
     owners = (loader, *(getattr(loader, name, None) for name in ("sampler", "batch_sampler")))
     owners = (*owners, getattr(getattr(loader, "batch_sampler", None), "sampler", None))
     found = (getattr(owner, "generator", None) for owner in owners)

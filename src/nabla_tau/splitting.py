@@ -19,6 +19,11 @@ class Parts:
     Attributes:
         forget: D_f, the samples to remove.
         retain: D_r, all others.
+
+    Example:
+        >>> forget, retain = split("abcd", forget=[1])
+        >>> list(forget), list(retain)
+        (['b'], ['a', 'c', 'd'])
     """
 
     forget: Rows
@@ -104,6 +109,10 @@ def read_column(data: Any, name: str) -> list[Any]:
 
     Raises:
         ValueError: if there is no such column; the columns that there are, are named.
+
+    Example:
+        >>> read_column([{"user_id": "user-17"}, {"user_id": "user-40"}], "user_id")
+        ['user-17', 'user-40']
     """
     if isinstance(data, Subset):
         whole = read_column(data.dataset, name)

@@ -33,6 +33,13 @@ class Unlearned:
         reached_target: whether the forget set ended at the price of unseen data.
         warnings: what was warned about.
         seconds: duration of the whole call.
+
+    Example:
+        >>> losses = {"forget_loss_before": 0.1, "forget_loss_after": 2.0, "target_loss_after": 2.1}
+        >>> settings = {"method": "nabla_tau", "steps_done": 160, **losses}
+        >>> print(Unlearned(nn.Linear(2, 2), [], settings, reached_target=True, seconds=4.0))
+        nabla_tau: 0 epochs, 160 steps, 4.0 s
+        forget loss 0.1 -> 2, unseen data 2.1: target reached
     """
 
     model: nn.Module
@@ -117,7 +124,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if the weights are damaged, or belong to another architecture.
+        ValueError: if weights or record are damaged, or the weights belong to another architecture.
 
     Example:
         >>> result = Unlearned(nn.Linear(2, 2), [], {"seed": 3}, True)
@@ -160,6 +167,14 @@ def require_free(folder: Path) -> None:
 
     Raises:
         FileExistsError: if the folder holds a file that `save` writes, or is itself a file.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     require_free(Path(folder) / "request-17")  # nothing is there yet
+        ...     (Path(folder) / "unlearning.json").touch()
+        ...     require_free(Path(folder))
+        Traceback (most recent call last):
+        FileExistsError: Expected a folder without unlearning.json, got ...
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"Expected a folder, got the file {folder}: choose another name.")

@@ -53,6 +53,14 @@ def survey(
         loss: says which targets are allowed and which samples are labelled.
         outputs: size of the last dimension of the model's outputs.
         on_row: called with the position and the content hash of each sample.
+
+    Example:
+        >>> from nabla_tau.sets import open_set
+        >>> source = open_set((torch.eye(3), torch.tensor([0, 1, 5])), batch_size=2)
+        >>> hashes = []
+        >>> found = survey(source, nn.Linear(3, 2), classification, 2, lambda row, digest: hashes.append(digest))
+        >>> found.size, found.bad_targets, len(set(hashes))
+        (3, [2], 3)
     """
     found = Survey()
     for batch in source.ordered():
@@ -92,7 +100,17 @@ def allowed_targets(loss: PerSampleLoss, batch: Batch, outputs: int) -> Tensor:
 
 
 def content_hashes(model: nn.Module, batch: Batch) -> Iterator[Digest]:
-    """A hash of each sample's inputs, targets and padding left out: equal inputs, equal hash."""
+    """A hash of each sample's inputs, targets and padding left out: equal inputs, equal hash.
+
+    Yields:
+        16 bytes per sample (BLAKE2b).
+
+    Example:
+        >>> batch = torch.tensor([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]]), torch.tensor([0, 1, 0])
+        >>> first, second, third = content_hashes(nn.Identity(), batch)
+        >>> first == second, first == third
+        (True, False)
+    """
     if isinstance(batch, Mapping):
         inputs: Any = model_inputs(model, batch)
         mask = inputs.get("attention_mask")

@@ -26,7 +26,14 @@ _PROBLEM_TYPES = {
 
 
 class TaskInDoubt(ValueError):  # noqa: N818  (it says what is the case)
-    """Outputs and targets fit several losses, or none."""
+    """Outputs and targets fit several losses, or none.
+
+    Example:
+        >>> infer_loss(nn.Identity(), [(torch.zeros(2, 3), torch.full((2, 3), 0.5))])
+        Traceback (most recent call last):
+        nabla_tau.tasks.TaskInDoubt: Expected outputs and targets that fix the task, got ... all in [0, 1]: pass loss=
+        one of losses.multi_label, losses.regression, or a function (model, batch) -> (N,).
+    """
 
 
 def infer_loss(model: nn.Module, batches: list[Batch]) -> PerSampleLoss:
@@ -36,8 +43,16 @@ def infer_loss(model: nn.Module, batches: list[Batch]) -> PerSampleLoss:
         model: in eval mode, on the device of the batches.
         batches: one or more batches, from different sets where possible.
 
+    Returns:
+        One of `losses.LOSSES`.
+
     Raises:
         TaskInDoubt: if several losses fit or none does; the message names the choices.
+        TypeError: if the model's output holds no logits.
+
+    Example:
+        >>> infer_loss(nn.Identity(), [(torch.zeros(2, 3), torch.tensor([0, 2]))]).__name__
+        'classification'
     """
     name = _by_head(model) or _by_shapes(model, batches)
     loss = LOSSES[name]

@@ -19,7 +19,16 @@ BINS = 44
 
 
 def demo_view(demo: Demo) -> Group:
-    """The demo's three rows, histogram and verdict."""
+    """The demo's three rows, histogram and verdict.
+
+    Example:
+        >>> result = Attack(accuracy=0.55, low=0.5, high=0.6, samples=9)
+        >>> models = [Scores(name, 1, 1, 0.5, result, result, np.ones(9), np.ones(9)) for name in ("a", "b", "c")]
+        >>> unlearned = Unlearned(None, [], {"steps_done": 160}, reached_target=True, seconds=1.0)
+        >>> table, *_ = demo_view(Demo(*models, unlearned, retraining_seconds=2.0)).renderables
+        >>> list(table.columns[4].cells)
+        ['55.0 [50, 60]', '55.0 [50, 60]', '55.0 [50, 60]']
+    """
     table = Table(title="Forget a random 15 % of the training rows", title_justify="left", pad_edge=False)
     for heading in ("", "retain", "forget", "test", "loss attack", "entropy attack"):
         table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
@@ -41,7 +50,15 @@ def demo_view(demo: Demo) -> Group:
 
 
 def histogram(demo: Demo) -> Group:
-    """Losses on a logarithmic axis: forgotten rows before, after and retrained, and rows never seen."""
+    """Losses in nats on a logarithmic axis: forgotten rows before, after and retrained, and rows never seen.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> model = SimpleNamespace(forget_losses=np.array([0.01, 1.0]), test_losses=np.array([1.0]))
+        >>> view = histogram(SimpleNamespace(before=model, after=model, retrained=model))
+        >>> print(view.renderables[2])
+        forgotten rows, before █ █
+    """
     groups: list[tuple[str, Numbers]] = [
         ("forgotten rows, before", demo.before.forget_losses),
         ("forgotten rows, after", demo.after.forget_losses),
@@ -67,6 +84,12 @@ def histogram(demo: Demo) -> Group:
 def bars(shares: Numbers) -> tuple[str, str]:
     """Bars two lines high, the tallest filling both.
 
+    Args:
+        shares: heights ≥ 0, shape (n,).
+
+    Returns:
+        Upper and lower line, n characters each.
+
     Example:
         >>> bars(np.array([0.0, 0.5, 1.0]))
         ('  █', ' ██')
@@ -78,7 +101,15 @@ def bars(shares: Numbers) -> tuple[str, str]:
 
 
 def unlearned_view(unlearned: Unlearned) -> Group:
-    """Every pass, and how it ended."""
+    """Every pass (twelve of them, where there are more), and how it ended.
+
+    Example:
+        >>> losses = {"forget_loss_before": 0.1, "forget_loss_after": 2.0, "target_loss_after": 2.1}
+        >>> view = unlearned_view(Unlearned(None, [], {"method": "nabla_tau", "steps_done": 160, **losses}, True))
+        >>> print(view.renderables[-1])
+        nabla_tau: 0 epochs, 160 steps, 0.0 s
+        forget loss 0.1 -> 2, unseen data 2.1: target reached
+    """
     table = Table(title="Mean losses and ascent weight of each pass", title_justify="left", pad_edge=False)
     for heading in ("epoch", "α", "target", "forget", "retain", "ascent weight", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -93,7 +124,16 @@ def unlearned_view(unlearned: Unlearned) -> Group:
 
 @contextmanager
 def progress_bar(console: Console) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """A bar with steps and time left; gives (say what is being done, report a step)."""
+    """A bar with steps and time left; gives (say what is being done, report a step).
+
+    Args:
+        console: where to; nothing is shown where it is no terminal.
+
+    Example:
+        >>> with progress_bar(Console(stderr=True, force_terminal=False)) as (say, step):
+        ...     say("unlearning")
+        ...     step(1, 160)
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

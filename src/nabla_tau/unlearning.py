@@ -70,10 +70,11 @@ def unlearn(
     Raises:
         InvalidRequest: if the request cannot be carried out, with every problem found.
         NonFiniteLoss: if a loss became NaN or infinite on the way.
+        ValueError: if the method cannot work on these sets, or `device` and precision do not fit the processes.
 
     Warns:
-        UnlearningWarning: if rows are in two sets under different indices, if the forget set costs as much as unseen
-            data from the start, or if the target was not reached.
+        UnlearningWarning: if rows of two sets have the same content, if samples have no labelled token, if the forget
+            set costs as much as unseen data from the start, or if the target was not reached.
 
     Example:
         >>> import torch, nabla_tau
@@ -95,7 +96,17 @@ def unlearn(
 
 @dataclass
 class Request:
-    """The arguments of `unlearn`, and the steps it is made of. `on_step` is called with (done, total)."""
+    """The arguments of `unlearn`, and the steps it is made of. `on_step` is called with (done, total).
+
+    Example:
+        >>> x, y = torch.eye(6), torch.arange(6) % 2
+        >>> sets = (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:])
+        >>> Request(nn.Linear(6, 2), *sets, batch_size=0).argument_problems()
+        ['batch_size: expected at least 1, got 0.']
+        >>> with Request(nn.Linear(6, 2), *sets, device="cpu").prepared() as problem:
+        ...     problem.settings["loss"], problem.settings["samples"]
+        ('classification', {'forget': 2, 'retain': 2, 'validation': 2})
+    """
 
     model: nn.Module
     forget: Any

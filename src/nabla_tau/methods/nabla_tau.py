@@ -52,6 +52,19 @@ def derive(problem: Problem) -> Settings:
         α₀ = 5/3 · ρ, with ρ held within [0.03, 0.30],    E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉
 
     ρ = |D_f| / (|D_f| + |D_r|); n_f and n_r are batches.
+
+    Args:
+        problem: the request, of which only the sizes of forget and retain set are read.
+
+    Reference:
+        Trippa et al., ∇τ, arXiv:2403.14339 (2024), for 5/3 · ρ and the three passes; the bounds are ours.
+
+    Example:
+        >>> from types import SimpleNamespace as Sizes
+        >>> problem = Sizes(forget=Sizes(size=7500, batches=30), retain=Sizes(size=42500, batches=167))  # 15 %
+        >>> settings = derive(problem)
+        >>> settings.first_alpha, settings.epochs, settings.steps
+        (0.25, 17, 510)
     """
     forget, retain = problem.forget, problem.retain
     forget_fraction = forget.size / (forget.size + retain.size)
@@ -149,6 +162,27 @@ def settle_learning_rate(problem: Problem, settings: Settings) -> float:
     A few steps from the original weights, undone afterwards. Their last ones must find the retain loss below the middle
     between what it was and what unseen data costs, and the forget loss still below its target. The lowest rate is taken
     untried.
+
+    Args:
+        problem: the request; its settings take the rate and what each trial found.
+        settings: from `derive`.
+
+    Returns:
+        One of 1e-3, 3e-4, 1e-4, 3e-5 and 1e-5.
+
+    Raises:
+        NonFiniteLoss: if a loss becomes NaN or infinite.
+
+    Example:
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = 200 * torch.eye(100), torch.arange(100) % 2  # every row has a feature of its own: pure memory
+        >>> model = torch.nn.Linear(100, 2, bias=False)
+        >>> weights = 0.02 * torch.nn.functional.one_hot(y, 2).T * (torch.arange(100) < 80)
+        >>> _ = model.load_state_dict({"weight": weights})
+        >>> request = Request(model, (x[:8], y[:8]), (x[8:80], y[8:80]), (x[80:], y[80:]), device="cpu")
+        >>> with request.prepared() as problem:
+        ...     settle_learning_rate(problem, derive(problem))  # 1e-3 rushes past the target
+        0.0003
     """
     target_loss = problem.mean_loss(problem.validation)
     trials: dict[str, dict[str, float]] = {}
@@ -165,14 +199,38 @@ def settle_learning_rate(problem: Problem, settings: Settings) -> float:
 
 
 def forget_batches(problem: Problem) -> Iterator[Batch | None]:
-    """Forget batches without end, pass after pass, in an order of their own."""
+    """Forget batches without end, pass after pass, in an order of their own.
+
+    Yields:
+        This process's share of the next batch; None where it has no part in it.
+
+    Example:
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.eye(8), torch.arange(8) % 2
+        >>> sets = (x[:3], y[:3]), (x[3:6], y[3:6]), (x[6:], y[6:])  # three rows to forget, two a batch
+        >>> with Request(torch.nn.Linear(8, 2), *sets, batch_size=2, device="cpu").prepared() as problem:
+        ...     [len(targets) for _, targets in islice(forget_batches(problem), 5)]
+        [2, 1, 2, 1, 2]
+    """
     order = problem.generator(2)
     while True:
         yield from problem.one_pass(problem.forget, order)
 
 
 def retain_batches(problem: Problem) -> Iterator[Batch | None]:
-    """Retain batches without end, pass after pass."""
+    """Retain batches without end, pass after pass.
+
+    Yields:
+        This process's share of the next batch; None where it has no part in it.
+
+    Example:
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.eye(8), torch.arange(8) % 2
+        >>> sets = (x[:2], y[:2]), (x[2:6], y[2:6]), (x[6:], y[6:])  # four rows to keep, three a batch
+        >>> with Request(torch.nn.Linear(8, 2), *sets, batch_size=3, device="cpu").prepared() as problem:
+        ...     [len(targets) for _, targets in islice(retain_batches(problem), 5)]
+        [3, 1, 3, 1, 3]
+    """
     order = problem.generator(1)
     while True:
         yield from problem.one_pass(problem.retain, order)
