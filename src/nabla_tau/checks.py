@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,21 @@ class UnlearningWarning(UserWarning):
         Traceback (most recent call last):
         nabla_tau.checks.UnlearningWarning: the target was not reached
     """
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What reading the sets found.
+
+    Attributes:
+        problems: one sentence each; any of them forbids the request.
+        warnings: one sentence each.
+        equal: two set names -> positions in the first and the second of rows with equal content.
+    """
+
+    problems: list[str]
+    warnings: list[str]
+    equal: dict[tuple[str, str], list[tuple[int, int]]]
 
 
 def model_problems(model: Any) -> list[str]:
@@ -182,7 +198,7 @@ def output_size(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
 
 def survey_sets(
     sets: Sets, sources: dict[str, Source], model: nn.Module, loss: PerSampleLoss, outputs: int
-) -> tuple[list[str], list[str]]:
+) -> Findings:
     """Read every set once: problems, and warnings with count and row numbers.
 
     The smaller sets are hashed, the largest is streamed past the hashes: memory does not grow with it.
@@ -195,14 +211,15 @@ def survey_sets(
         outputs: size of the last dimension of the model's outputs.
 
     Returns:
-        One sentence per problem, and one per warning.
+        `Findings`: one sentence per problem, one per warning, and the rows of equal content.
 
     Example:
         >>> x, y = torch.eye(5), torch.zeros(5, dtype=torch.long)
         >>> sets = {"forget": (x[:1], y[:1]), "retain": (x[:3], y[:3]), "validation": (x[3:], y[3:])}
         >>> sources, _ = open_sets(sets, batch_size=4)
-        >>> survey_sets(sets, sources, nn.Linear(5, 2), LOSSES["classification"], outputs=2)
-        ([], ['forget and retain: 1 rows of retain have the same content as rows of forget ...'])
+        >>> findings = survey_sets(sets, sources, nn.Linear(5, 2), LOSSES["classification"], outputs=2)
+        >>> findings.warnings, findings.equal
+        (['forget and retain: 1 rows of retain have the same content as rows of forget ...'], {('forget', 'retain'): ...})
     """
     order = sorted(sources, key=lambda name: sources[name].size)
     hashes: dict[str, dict[Digest, int]] = {}
@@ -223,7 +240,7 @@ def survey_sets(
             hashes[name] = mine
     numbers = {name: _row_numbers(data) for name, data in sets.items()}
     problems = [*_structure_problems(surveys), *_target_problems(surveys, numbers, outputs)]
-    return problems, [*_unlabelled(surveys, numbers), *_equal_content(equal, numbers)]
+    return Findings(problems, [*_unlabelled(surveys, numbers), *_equal_content(equal, numbers)], equal)
 
 
 def _shared_rows(sets: Sets) -> list[str]:
@@ -261,7 +278,7 @@ def _shared_ids(sets: Sets) -> list[str]:
         return []
     problems = []
     wanted = {str(value) for value in forget.ids}
-    for name in ("retain", "validation"):
+    for name in (name for name in sets if name != "forget"):
         data = sets[name]
         try:
             column = (
@@ -280,7 +297,7 @@ def _shared_ids(sets: Sets) -> list[str]:
 
 def _structure_problems(surveys: dict[str, Survey]) -> list[str]:
     seen: dict[str, str] = {}
-    for name in ("forget", "retain", "validation"):
+    for name in surveys:
         for structure, row in surveys[name].structures.items():
             seen.setdefault(structure, f"{name} from sample {row} on")
     if len(seen) == 1:
@@ -309,11 +326,6 @@ def _unlabelled(surveys: dict[str, Survey], numbers: dict[str, Any]) -> list[str
 
 def _equal_content(equal: dict[tuple[str, str], list[tuple[int, int]]], numbers: dict[str, Any]) -> list[str]:
     warnings = []
-    consequence = {
-        frozenset({"forget", "retain"}): "what is kept teaches again what is to be forgotten; remove the copies",
-        frozenset({"forget", "validation"}): "the target loss was measured on rows that the model was trained on",
-        frozenset({"retain", "validation"}): "the target loss was measured on rows that the model was trained on",
-    }
     order = list(numbers)
     for (first, second), pairs in equal.items():
         if order.index(first) > order.index(second):
@@ -322,9 +334,17 @@ def _equal_content(equal: dict[tuple[str, str], list[tuple[int, int]]], numbers:
         other = _numbered([row for _, row in pairs], numbers[second])
         warnings.append(
             f"{first} and {second}: {len(pairs)} rows of {second} have the same content as rows of {first} ({second} "
-            f"rows {_some(other)}; {first} rows {_some(one)}): {consequence[frozenset({first, second})]}."
+            f"rows {_some(other)}; {first} rows {_some(one)}): {_consequence(first, second)}."
         )
     return warnings
+
+
+def _consequence(first: str, second: str) -> str:
+    if {first, second} == {"forget", "retain"}:
+        return "what is kept teaches again what is to be forgotten; remove the copies"
+    if "validation" in (first, second):
+        return "the target loss was measured on rows that the model was trained on"
+    return f"these rows of {second} are left out"
 
 
 def _row_numbers(data: Any) -> np.ndarray[Any, Any] | None:

@@ -215,12 +215,11 @@ class Request:
             batches = checks.first_batches(sources, engine.device)
             loss = self.loss or self.choose_loss(model, list(batches.values()))
             outputs = checks.output_size(model, loss, batches["forget"])
-            problems, warned = checks.survey_sets(sets, sources, model, loss, outputs)
-            if not problems:
-                problems = checks.batch_problems(model, loss, batches)
+            findings = checks.survey_sets(sets, sources, model, loss, outputs)
+            problems = findings.problems or checks.batch_problems(model, loss, batches)
         if problems:
             raise InvalidRequest(problems)
-        return loss, warned
+        return loss, findings.warnings
 
     def choose_loss(self, model: nn.Module, batches: list[Batch]) -> PerSampleLoss:
         """The loss that leaves no doubt.
