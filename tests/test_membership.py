@@ -6,7 +6,7 @@ from scipy.stats import entropy
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from nabla_tau.membership import attack, attack_accuracy, entropies
+from nabla_tau.membership import _accuracy, attack, attack_accuracy, entropies
 
 GENERATOR = np.random.default_rng(5)
 
@@ -32,6 +32,15 @@ def transcription(forget, test):
 def test_parity(members, others):
     forget, test = GENERATOR.exponential(0.5, members), GENERATOR.exponential(2.0, others)
     assert attack_accuracy(forget, test) == transcription(forget, test)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("shift", [0.0, 0.5, 3.0])
+def test_the_bootstrap_fits_as_scikit_learn_does(scale, shift):
+    generator = np.random.default_rng(2)
+    forget, test = scale * generator.exponential(1.0, 120), scale * (generator.exponential(1.0, 200) ** 2 + shift)
+    assert _accuracy(forget, test) == pytest.approx(attack_accuracy(forget, test), abs=0.005)
+    assert _accuracy(np.zeros(50), np.ones(60)) == 1.0
 
 
 def test_the_callers_arrays_are_not_shuffled():

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nabla_tau import losses, methods
+    from nabla_tau.auditing.audit import audit
+    from nabla_tau.auditing.report import Report
     from nabla_tau.checks import InvalidRequest, UnlearningWarning
     from nabla_tau.splitting import split
     from nabla_tau.storage import Unlearned, load
@@ -17,6 +19,8 @@ __version__ = "0.1.0"
 
 # Loaded when first used: `nabla-tau --help` needs no torch.
 _HOMES = {
+    "audit": "auditing.audit",
+    "Report": "auditing.report",
     "split": "splitting",
     "unlearn": "unlearning",
     "load": "storage",
@@ -28,8 +32,10 @@ _MODULES = ("losses", "methods")
 
 __all__ = [
     "InvalidRequest",
+    "Report",
     "Unlearned",
     "UnlearningWarning",
+    "audit",
     "load",
     "losses",
     "methods",

@@ -218,8 +218,10 @@ def survey_sets(
         >>> sets = {"forget": (x[:1], y[:1]), "retain": (x[:3], y[:3]), "validation": (x[3:], y[3:])}
         >>> sources, _ = open_sets(sets, batch_size=4)
         >>> findings = survey_sets(sets, sources, nn.Linear(5, 2), LOSSES["classification"], outputs=2)
-        >>> findings.warnings, findings.equal
-        (['forget and retain: 1 rows of retain have the same content as rows of forget ...'], {('forget', 'retain'): ...})
+        >>> findings.warnings
+        ['forget and retain: 1 rows of retain have the same content as rows of forget ...']
+        >>> findings.equal
+        {('forget', 'retain'): [(0, 0)]}
     """
     order = sorted(sources, key=lambda name: sources[name].size)
     hashes: dict[str, dict[Digest, int]] = {}

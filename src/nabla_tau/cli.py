@@ -116,6 +116,57 @@ def unlearn(
             raise typer.Exit(TARGET_NOT_REACHED)
 
 
+@app.command(
+    epilog="Example:\n\n  nabla-tau audit runs/request-17 my_project.py:sets\n\n"
+    "Exit code 3: done and saved, but the verdict is another than that nothing was detectable."
+)
+def audit(
+    run: Annotated[Path, typer.Argument(help="Folder that unlearn wrote to; the report is written beside it.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="As for unlearn; the dict also holds 'test' and, if there are any, 'retrained' models.",
+            metavar="FILE.py:FUNCTION",
+        ),
+    ],
+    forget: Annotated[
+        Path | None, typer.Option(help="CSV file of the ids that were forgotten, where the function returns 'train'.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column of ids, in that file and in the training set.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of resampling and permutations.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per forward pass.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (default: Accelerate's choice).")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test whether the forgotten samples can still be told from data that the model never saw."""
+    with reported() as (out, _):
+        if (forget is None) != (id_column is None):
+            raise typer.BadParameter("expected --forget and --id-column together, got one of them")
+        from nabla_tau.auditing.audit import audit as make_audit
+        from nabla_tau.auditing.report import require_no_report
+        from nabla_tau.project import read_project
+        from nabla_tau.storage import load
+
+        require_no_report(run)
+        arguments = read_project(target, ids_file=forget, id_column=id_column, command="audit")
+        options = {"seed": seed, "batch_size": batch_size, "device": device}
+        arguments.update({name: value for name, value in options.items() if value is not None})
+        original = arguments.pop("model")
+        report = make_audit(load(run, original), original=original, **arguments)
+        command = [f"nabla-tau audit {run} {target}"]
+        command += [f"--forget {forget} --id-column {id_column}"] if forget is not None else []
+        report.data["command"] = " ".join(command)
+        if is_main():
+            folder = report.save(run)
+            if as_json:
+                print_json({"output": str(folder), **report.data})
+            else:
+                out.print(str(report), markup=False, highlight=False)
+                out.print(f"written to {folder}", highlight=False, soft_wrap=True)
+        if report.verdict["kind"] != "none_detectable" and "RANK" not in os.environ:
+            raise typer.Exit(TARGET_NOT_REACHED)
+
+
 @app.command(epilog="Example:  nabla-tau env --json")
 def env(as_json: JsonOption = False) -> None:
     """Versions and hardware, for a bug report."""

@@ -24,7 +24,6 @@ LABEL_NOISE = 0.4
 TRAINING_ROWS, VALIDATION_ROWS = 1200, 247
 FORGET_FRACTION = 0.15
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 64, 1e-3
-RESAMPLES = 50
 
 Rows = tuple[Tensor, Tensor]
 
@@ -208,10 +207,8 @@ def measure(name: str, model: nn.Module, forget: Rows, retain: Rows, test: Rows)
         ValueError: as `attack_accuracy`: fewer than 10 rows to forget or to test on.
 
     Example:
-        >>> from unittest.mock import patch
         >>> train, _, test = ((images[:12], targets[:12]) for images, targets in noisy_digits(seed=0))
-        >>> with patch("nabla_tau.demo.RESAMPLES", 2):  # quick
-        ...     scores = measure("before", network(), train, train, test)
+        >>> scores = measure("before", network(), train, train, test)
         >>> scores.name, scores.forget_losses.shape, scores.loss_attack.samples
         ('before', (12,), 12)
     """
@@ -229,8 +226,8 @@ def measure(name: str, model: nn.Module, forget: Rows, retain: Rows, test: Rows)
         accuracy["retain"],
         accuracy["forget"],
         accuracy["test"],
-        attack(losses["forget"], losses["test"], resamples=RESAMPLES),
-        attack(entropy["forget"], entropy["test"], resamples=RESAMPLES),
+        attack(losses["forget"], losses["test"]),
+        attack(entropy["forget"], entropy["test"]),
         losses["forget"],
         losses["test"],
     )

@@ -12,20 +12,24 @@ from nabla_tau.checks import InvalidRequest
 from nabla_tau.methods import METHODS
 from nabla_tau.splitting import split
 
-ARGUMENTS = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device")
-REQUIRED = ("model", "forget", "retain", "validation")
+AUDITED = ("test", "retrained")
+ARGUMENTS = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device", *AUDITED)
+REQUIRED = {"unlearn": ("model", "forget", "retain", "validation"), "audit": ("model", "forget", "retain", "test")}
 
 
-def read_project(target: str, *, ids_file: Path | None, id_column: str | None) -> dict[str, Any]:
+def read_project(
+    target: str, *, ids_file: Path | None, id_column: str | None, command: str = "unlearn"
+) -> dict[str, Any]:
     """Call the user's function and complete what it returns.
 
     Args:
         target: `path/to/file.py:function` or `package.module:function`.
         ids_file: a CSV file with the ids to forget, where the function returns `train` instead of the parts.
         id_column: the column of ids, in the file and in the training set.
+        command: `unlearn` or `audit`: which entries are needed, and which are left out because the other reads them.
 
     Returns:
-        Keyword arguments of `unlearn`, with `model`.
+        Keyword arguments of `unlearn` or `audit`, with `model`.
 
     Raises:
         InvalidRequest: if the function cannot be found or returns something else, with every problem found.
@@ -58,7 +62,9 @@ def read_project(target: str, *, ids_file: Path | None, id_column: str | None) -
             [f"{target}: expected 'train' in the dict, to be split by --forget, got {', '.join(arguments)}."]
         )
     problems = [
-        f"{target}: expected {name!r} in the dict, got none." for name in REQUIRED if arguments.get(name) is None
+        f"{target}: expected {name!r} in the dict, got none."
+        for name in REQUIRED[command]
+        if arguments.get(name) is None
     ]
     problems += [
         f"{target}: expected only {', '.join(ARGUMENTS)} or train, got {name!r}."
@@ -67,7 +73,8 @@ def read_project(target: str, *, ids_file: Path | None, id_column: str | None) -
     ]
     if problems:
         raise InvalidRequest(problems)
-    return arguments
+    unread = AUDITED if command == "unlearn" else ("validation", "method")
+    return {name: value for name, value in arguments.items() if name not in unread}
 
 
 def find_function(target: str) -> Callable[[], Any]:

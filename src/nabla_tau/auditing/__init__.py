@@ -1,0 +1,1 @@
+"""The audit: whether a forget set can still be told from data that the model never saw."""

@@ -1,0 +1,179 @@
+"""What an audit found: printed, saved as JSON, read back."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """An audit's findings.
+
+    Attributes:
+        data: everything, as JSON takes it. Samples appear by position alone, never with their content.
+    """
+
+    data: dict[str, Any]
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """kind, sentence, over_forgetting, primary, margin and numbers of samples."""
+        verdict: dict[str, Any] = self.data["verdict"]
+        return verdict
+
+    def __str__(self) -> str:
+        """A table that fits a terminal of 80 columns."""
+        console = Console(width=80, record=True, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
+        console.print(self.verdict["sentence"])
+        console.print(self.verdict["over_forgetting"])
+        console.print(self._table())
+        for line in self._controls():
+            console.print(line)
+        for warning in self.data["warnings"]:
+            console.print(f"warning: {warning}", markup=False)
+        for key, reason in self.data["absent"].items():
+            console.print(f"not available: {key} ({reason})", markup=False)
+        console.file.close()
+        return console.export_text()
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write `report.json`, whole or not at all.
+
+        Args:
+            folder: made if it does not exist; may hold other files, and an `unlearning.json`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: if it already holds a report.
+
+        Example:
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     Report({"verdict": {}}).save(folder)
+            ...     Report.load(folder).data
+            PosixPath(...)
+            {'verdict': {}}
+        """
+        target = Path(folder)
+        require_no_report(target)
+        target.mkdir(parents=True, exist_ok=True)
+        handle, staged = tempfile.mkstemp(prefix=f".{REPORT}-", dir=target)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump(self.data, file, indent=2, ensure_ascii=False)
+            os.replace(staged, target / REPORT)
+        except BaseException:
+            os.unlink(staged)
+            raise
+        return target
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Report":
+        """Read `report.json` back.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        return cls(json.loads((Path(folder) / REPORT).read_text(encoding="utf-8")))
+
+    def _table(self) -> Table:
+        """A column each for original and unlearned, and one for the mean of the retrained models."""
+        models = self.data["models"]
+        retrained = [model for model in models if model["name"].startswith("retrained")]
+        columns = [[model] for model in models if model not in retrained] + ([retrained] if retrained else [])
+        table = Table(pad_edge=False)
+        table.add_column("")
+        for column in columns:
+            many = f"retrained, mean of {len(column)}" if len(column) > 1 else column[0]["name"]
+            table.add_column(many, justify="right", no_wrap=len(column) == 1)
+        rows = [_rows(model) for model in models]
+        for label in rows[0]:
+            of = {model["name"]: row[label] for model, row in zip(models, rows, strict=True)}
+            table.add_row(label, *(_short([of[model["name"]] for model in column]) for column in columns))
+        return table
+
+    def _controls(self) -> list[str]:
+        controls, power = self.data["controls"], self.data["power"]
+        lines = [f"control, test vs. test: p = {controls['test_vs_test']['p']:.2g}"]
+        if controls["original"] is not None:
+            lines.append(f"control, original vs. test: AUC {_short(controls['original']['auc'])}")
+        if controls["blind"] is not None:
+            lines.append(f"control, inputs alone: AUC {_short(controls['blind']['auc'])}")
+        if power is not None and power["smallest_fraction"] is not None:
+            lines.append(
+                f"power: {power['smallest_fraction']:.1%} of the forget set still memorised would have been "
+                f"detected with probability {power['power']:.0%}"
+            )
+        return lines
+
+
+def require_no_report(folder: Path) -> None:
+    """Make sure that no report would be overwritten.
+
+    Raises:
+        FileExistsError: if there is one.
+
+    Example:
+        >>> require_no_report(Path("no such folder"))
+    """
+    if (folder / REPORT).exists():
+        raise FileExistsError(f"Expected a folder without {REPORT}, got {folder}: choose another or move the file.")
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of a model's weights.
+
+    Example:
+        >>> import torch
+        >>> layer = nn.Linear(2, 2)
+        >>> same = fingerprint(layer)
+        >>> _ = layer.bias.data.add_(1)
+        >>> fingerprint(layer) == same
+        False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return digest.hexdigest()
+
+
+def _rows(model: dict[str, Any]) -> dict[str, Any]:
+    """Label of a line -> its estimate, or None."""
+    rows: dict[str, Any] = {}
+    for key, measures in model["utility"].items():
+        rows |= {f"{key} {measure.replace('_', ' ')}": estimate for measure, estimate in measures.items()}
+    for name, found in model["paper_attacks"].items():
+        rows[f"paper's attack, {name}"] = found and {"value": found["accuracy"], **found}
+    for attack in model["attacks"]:
+        star = " (primary)" if attack["primary"] else ""
+        rows[f"AUC {attack['score'].replace('_', ' ')}{star}"] = attack["auc"]
+    rows["AUC boosted trees"] = model["boosted"]["auc"]
+    rows["KS distance"] = {"value": model["ks"]["value"], "low": None, "high": None}
+    rows["residual fraction"] = model["residual"]["fraction"]
+    return rows
+
+
+def _short(estimates: Any) -> str:
+    """One estimate with its interval, or the mean of several."""
+    estimates = estimates if isinstance(estimates, list) else [estimates]
+    known = [estimate for estimate in estimates if estimate is not None]
+    if not known:
+        return "-"
+    value = sum(estimate["value"] for estimate in known) / len(known)
+    if len(known) > 1 or known[0]["low"] is None or known[0]["high"] is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} [{known[0]['low']:.2f}, {known[0]['high']:.2f}]"

@@ -1,0 +1,115 @@
+"""From measures to one plain sentence. It says what was not detectable, and never that anything is gone."""
+
+from typing import Any
+
+LEVEL = 0.05
+CONTROL_LEVEL = 0.001
+
+FEWEST_UNSEEN = 99  # for a threshold beyond which at most 1 % of unseen samples are expected
+
+KINDS = (
+    "not_answerable",
+    "unreliable",
+    "nothing_memorised",
+    "residual",
+    "over_forgotten",
+    "distinguishable",
+    "none_detectable",
+)
+"""Every kind of verdict, in the order in which they are decided."""
+
+
+def decide(measured: dict[str, Any], controls: dict[str, Any], samples: tuple[int, int]) -> dict[str, Any]:
+    """The verdict on the unlearned model.
+
+    The controls come first: a question that these sets cannot answer gets no answer. Then the primary attack at level
+    0.05, in both directions; then the family, corrected by Holm; and only if none alarms, the margin within which the
+    forget set and unseen data are indistinguishable.
+
+    Args:
+        measured: the unlearned model's measures.
+        controls: `test_vs_test`, `original` and `blind`, each with `alarm`; None where it could not be run.
+        samples: forget and test samples.
+
+    Returns:
+        kind, one of `KINDS`; the sentence; another on over-forgetting; the primary attack, its margin, and samples.
+
+    Example:
+        >>> area = {"value": 0.5, "low": 0.48, "high": 0.52}
+        >>> measured = {
+        ...     "attacks": [{"score": "loss", "primary": True, "auc": area, "p": 0.9, "p_adjusted": 0.9}],
+        ...     "boosted": {"p_adjusted": 1.0}, "ks": {"p_adjusted": 1.0}, "energy": {"p_adjusted": 1.0},
+        ...     "over_forgetting": {"alarm": False, "share": {"value": 0.01}, "expected": 0.01, "p": 0.5},
+        ...     "margin": 0.017,
+        ... }
+        >>> controls = {"test_vs_test": {"alarm": False}, "original": {"alarm": True}, "blind": {"alarm": False}}
+        >>> decide(measured, controls, (1500, 1500))["kind"]
+        'none_detectable'
+    """
+    primary = next(row for row in measured["attacks"] if row["primary"])
+    alarms = _family_alarms(measured)
+    kind = _kind(primary, alarms, measured, controls)
+    return {
+        "kind": kind,
+        "sentence": _sentence(kind, primary, alarms, measured, samples),
+        "over_forgetting": _over_forgetting(measured["over_forgetting"]),
+        "primary": f"AUC of the {primary['score']}, forget against test, level {LEVEL}",
+        "margin": measured["margin"],
+        "forget_samples": samples[0],
+        "test_samples": samples[1],
+    }
+
+
+def _kind(primary: dict[str, Any], alarms: list[str], measured: dict[str, Any], controls: dict[str, Any]) -> str:
+    original, blind = controls["original"], controls["blind"]
+    if blind is not None and blind["alarm"]:
+        return "not_answerable"
+    if controls["test_vs_test"]["alarm"]:
+        return "unreliable"
+    if original is not None and not original["alarm"]:
+        return "nothing_memorised"
+    if primary["p"] < LEVEL:
+        return "residual" if primary["auc"]["value"] > 0.5 else "over_forgotten"
+    if measured["over_forgetting"] is not None and measured["over_forgetting"]["alarm"]:
+        return "over_forgotten"
+    return "distinguishable" if alarms else "none_detectable"
+
+
+def _family_alarms(measured: dict[str, Any]) -> list[str]:
+    family = {row["score"]: row["p_adjusted"] for row in measured["attacks"] if not row["primary"]}
+    family |= {name: measured[name]["p_adjusted"] for name in ("boosted", "ks", "energy")}
+    return [name for name, p in family.items() if p < LEVEL]
+
+
+def _sentence(
+    kind: str, primary: dict[str, Any], alarms: list[str], measured: dict[str, Any], samples: tuple[int, int]
+) -> str:
+    area = primary["auc"]
+    seen = f"AUC {area['value']:.3f}, 95 % interval {area['low']:.3f} to {area['high']:.3f}"
+    sizes = f"with {samples[0]:,} forget and {samples[1]:,} unseen samples"
+    others = f"; of the other attacks {', '.join(alarms)} alarm after correction" if alarms else ""
+    sentences = {
+        "not_answerable": "Not answerable this way: forget and test set can be told apart by their inputs alone, "
+        "without any model, so an attack that succeeds shows nothing about memory; give a test set of the same kind.",
+        "unreliable": "Unreliable: two halves of the test set are told apart by the primary attack, which must not "
+        "happen; check that the test samples are in random order and of one kind.",
+        "nothing_memorised": "The original model itself shows no sign of having memorised the forget set, so a pass "
+        f"would mean nothing ({sizes}).",
+        "residual": "Residual membership is detectable: forgotten samples still look like members "
+        f"({seen}, {sizes}{others}).",
+        "over_forgotten": "Over-forgotten: forgotten samples cost more than unseen ones, which gives them away as well "
+        f"({seen}, {sizes}{others}).",
+        "distinguishable": "Forget and unseen samples are distinguishable by shape, although not by their rank "
+        f"({seen}, {sizes}{others}).",
+        "none_detectable": f"No residual membership detectable above a margin of {measured['margin']:.3f} AUC {sizes} "
+        f"({seen}); smaller effects could not have been seen.",
+    }
+    return sentences[kind]
+
+
+def _over_forgetting(over: dict[str, Any] | None) -> str:
+    if over is None:
+        return f"Over-forgetting in the tail was not tested: that takes {FEWEST_UNSEEN} unseen samples."
+    share, expected = over["share"]["value"], over["expected"]
+    found = f"{share:.1%} of the forget samples cost more than 99 % of the unseen ones ({expected:.1%} expected)"
+    return f"Over-forgetting detected: {found}." if over["alarm"] else f"No over-forgetting detected: {found}."

@@ -1,0 +1,180 @@
+"""The audit on models whose truth is known: it names what is there, and does not when nothing is."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from nabla_tau import InvalidRequest, Report, audit, losses
+from tests.conftest import clusters, fit
+
+TRAIN, TEST = clusters(400, 1, noise=1.0), clusters(300, 3, noise=1.0)
+FORGET, RETAIN = tuple(c[:150] for c in TRAIN), tuple(c[150:] for c in TRAIN)
+
+
+def network(seed, rows):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return fit(nn.Sequential(nn.Linear(6, 256), nn.ReLU(), nn.Linear(256, 3)), *rows)
+
+
+@pytest.fixture(scope="module")
+def original():
+    return network(0, TRAIN)
+
+
+@pytest.fixture(scope="module")
+def retrained():
+    return [network(seed, RETAIN) for seed in (1, 2, 3)]
+
+
+def audited(model, **changed):
+    sets = {"forget": FORGET, "retain": RETAIN, "test": TEST, "device": "cpu"}
+    return audit(model, **{**sets, **changed})
+
+
+@pytest.fixture(scope="module")
+def report(original, retrained):
+    return audited(retrained[0], original=original, retrained=retrained)
+
+
+def test_a_model_that_never_saw_the_forget_set_passes(report):
+    assert report.verdict["kind"] == "none_detectable"
+    assert "No residual membership detectable above a margin of 0." in report.verdict["sentence"]
+    assert "150 forget and 300 unseen" in report.verdict["sentence"]
+    controls = report.data["controls"]
+    assert controls["original"]["alarm"]
+    assert not controls["test_vs_test"]["alarm"]
+    assert not controls["blind"]["alarm"]
+
+
+def test_doing_nothing_is_found_out(original):
+    found = audited(original, original=original)
+    assert found.verdict["kind"] == "residual"
+    assert found.data["models"][0]["attacks"] == found.data["models"][1]["attacks"]
+    ours = found.data["models"][1]
+    assert ours["residual"]["fraction"]["value"] > 0.8
+    assert found.data["pair"]["auc"]["value"] == 0.5  # nothing changed: the pair reveals nothing
+
+
+def test_what_was_pushed_too_far_is_over_forgotten(original):
+    pushed = copy.deepcopy(original)
+    fit(pushed, torch.cat([FORGET[0], RETAIN[0]]), torch.cat([(FORGET[1] + 1) % 3, RETAIN[1]]), steps=200)
+    found = audited(pushed, original=original)
+    assert found.verdict["kind"] == "over_forgotten"
+    assert found.data["models"][1]["attacks"][0]["auc"]["value"] < 0.4
+
+
+def test_a_model_that_memorised_nothing_gives_no_pass(retrained):
+    found = audited(retrained[0], original=retrained[1])
+    assert found.verdict["kind"] == "nothing_memorised"
+    assert "a pass would mean nothing" in found.verdict["sentence"]
+
+
+def test_a_test_set_of_another_kind_is_not_answerable(original, retrained):
+    found = audited(retrained[0], original=original, test=(TEST[0] + 3, TEST[1]))
+    assert found.verdict["kind"] == "not_answerable"
+
+
+def test_a_removed_class_is_compared_with_itself(original):
+    rows = TRAIN[1] == 2
+    forget, retain = tuple(c[rows] for c in TRAIN), tuple(c[~rows] for c in TRAIN)
+    found = audited(network(4, retain), original=original, forget=forget, retain=retain)
+    assert found.verdict["test_samples"] == int((TEST[1] == 2).sum())
+
+
+def test_reference_bands_and_their_factor(report):
+    reference = report.data["reference"]
+    assert reference["models"] == 3
+    assert reference["factor"] == pytest.approx(4.97, abs=0.01)
+    assert 0 < reference["divergence"]["floor"] < 1
+    assert {band["measure"] for band in reference["bands"]} >= {"test accuracy", "AUC loss", "paper, losses"}
+
+
+def test_without_original_and_retrained_it_says_what_cannot_be_said(retrained):
+    found = audited(retrained[0])
+    assert [model["name"] for model in found.data["models"]] == ["unlearned"]
+    assert {"pair", "power", "reference", "epochs", "original"} <= set(found.data["absent"])
+    assert "cannot be said" in str(found)
+
+
+def test_saved_whole_and_read_back(report, tmp_path):
+    report.save(tmp_path / "run")
+    assert Report.load(tmp_path / "run").data == json.loads(json.dumps(report.data))
+    with pytest.raises(FileExistsError, match=r"report\.json"):
+        report.save(tmp_path / "run")
+
+
+def test_batch_size_and_the_order_of_a_loader_change_nothing(original, retrained, report):
+    loader = DataLoader(TensorDataset(*FORGET), batch_size=7, shuffle=True)
+    other = audited(retrained[0], original=original, retrained=retrained, forget=loader, batch_size=32)
+    for ours, theirs in zip(report.data["models"], other.data["models"], strict=True):
+        for one, two in zip(ours["attacks"], theirs["attacks"], strict=True):
+            assert one["auc"]["value"] == pytest.approx(two["auc"]["value"], abs=1e-4)
+        assert ours["residual"]["worst"] == theirs["residual"]["worst"]
+
+
+def test_the_models_are_left_as_found(original):
+    model = copy.deepcopy(original).train()
+    state = torch.get_rng_state()
+    audited(model, original=model)
+    assert all(module.training for module in model.modules())
+    assert torch.equal(state, torch.get_rng_state())
+    assert not model._forward_hooks
+
+
+def test_copies_in_the_test_set_are_dropped_and_said(original, retrained):
+    test = tuple(torch.cat([theirs, ours[[3, 5]]]) for theirs, ours in zip(TEST, FORGET, strict=True))
+    found = audited(retrained[0], original=original, test=test)
+    assert found.verdict["test_samples"] == 300
+    assert "2 rows of test have the same content as rows of forget" in found.data["warnings"][0]
+
+
+def test_other_tasks_bring_their_own_measures():
+    torch.manual_seed(0)
+    inputs, labels = torch.randn(120, 6), torch.randint(2, (120, 4))
+    rows = [tuple(c[part] for c in (inputs, labels)) for part in (slice(0, 40), slice(40, 80), slice(80, 120))]
+    names = ("forget", "retain", "test")
+    found = audit(nn.Linear(6, 4), **dict(zip(names, rows, strict=True)), device="cpu")
+    assert "macro_f1" in found.data["models"][0]["utility"]["test"]
+    targets = torch.randn(120, 1)
+    rows = [tuple(c[part] for c in (inputs, targets)) for part in (slice(0, 40), slice(40, 80), slice(80, 120))]
+    found = audit(nn.Linear(6, 1), **dict(zip(names, rows, strict=True)), device="cpu")
+    assert {"r2", "mean_absolute_error"} <= set(found.data["models"][0]["utility"]["test"])
+    found = audit(
+        nn.Linear(6, 1), **dict(zip(names, rows, strict=True)), device="cpu",
+        loss=lambda model, batch: losses.regression(model, batch),
+    )  # fmt: skip
+    assert [attack["score"] for attack in found.data["models"][0]["attacks"]] == ["loss"]
+
+
+def test_problems_come_together(original):
+    data = TensorDataset(*TRAIN)
+    broken = copy.deepcopy(original)
+    broken[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(InvalidRequest) as caught:
+        audited(broken, forget=Subset(data, [1, 2]), test=Subset(data, [2, 3]), retrained=[broken])
+    text = str(caught.value)
+    assert "forget and test: expected disjoint sets" in text
+    assert "unlearned" in text
+    assert "retrained 1" in text
+
+
+def test_too_few_samples(original):
+    with pytest.raises(InvalidRequest, match="at least 10 comparable samples"):
+        audited(original, forget=tuple(c[:4] for c in FORGET))
+
+
+def test_retrained_models_of_another_shape(original):
+    with pytest.raises(InvalidRequest, match="retrained 1: expected 3 outputs"):
+        audited(original, retrained=[nn.Linear(6, 5)])
+
+
+def test_no_content_enters_the_report(report):
+    text = json.dumps(report.data)
+    value = np.format_float_positional(float(FORGET[0][0, 0]), precision=5, trim="-")
+    assert value not in text

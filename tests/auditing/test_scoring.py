@@ -1,0 +1,89 @@
+"""One pass, in the order of the rows, whatever the batch size, the loader's order or the structure of the batches."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from nabla_tau import losses
+from nabla_tau.auditing.scoring import score
+from nabla_tau.engine import start_engine
+from nabla_tau.sets import open_set
+from tests.conftest import clusters, require
+
+ENGINE = start_engine("cpu")
+
+
+def scored(model, data, loss=losses.classification, batch_size=256):
+    return score(model, loss, open_set(data, batch_size), ENGINE)
+
+
+def network():
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+
+def test_batch_size_and_order_change_nothing():
+    model, data = network(), clusters(50, 1)
+    whole = scored(model, data)
+    loader = DataLoader(TensorDataset(*data), batch_size=9, shuffle=True)
+    for other in (scored(model, data, batch_size=7), scored(model, loader)):
+        assert other.bank.keys() == whole.bank.keys()
+        for name in whole.bank:
+            assert other.bank[name] == pytest.approx(whole.bank[name], rel=1e-5, abs=1e-7)
+        assert (other.targets == whole.targets).all()
+
+
+def test_losses_are_those_of_the_task_in_eval_mode_and_the_model_is_left_as_found():
+    model, data = network().train(), clusters(50, 1)
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    scores = scored(model, data)
+    assert len(calls) == 1  # one forward pass per batch
+    assert all(module.training for module in model.modules())
+    assert len(model[0]._forward_hooks) == 1
+    assert len(model._forward_hooks) == len(model[-1]._forward_hooks) == 0
+    expected = losses.classification(model.eval(), data)
+    assert scores.losses == pytest.approx(expected.detach().numpy(), rel=1e-6)
+    assert set(scores.bank) == {
+        "loss", "confidence", "margin", "entropy", "modified_entropy", "correct", "gradient_norm",
+    }  # fmt: skip
+
+
+def test_gradient_norm_only_where_a_linear_layer_gives_the_outputs():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = network()
+
+        def forward(self, x):
+            return 2 * self.body(x)
+
+    assert "gradient_norm" not in scored(Scaled(), clusters(20, 1)).bank
+
+
+def test_a_loss_of_ones_own_brings_its_loss_alone():
+    def classification(model, batch):  # the name of a ready-made loss makes it none
+        return model(batch[0]).square().mean(1)
+
+    scores = scored(network(), clusters(20, 1), classification)
+    assert list(scores.bank) == ["loss"]
+    assert scores.predictions.shape == (20, 0)
+
+
+def test_samples_without_labels_are_left_out_and_positions_kept():
+    transformers = require("transformers")
+    config = transformers.GPT2Config(vocab_size=20, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    model = transformers.GPT2LMHeadModel(config)
+    ids = torch.randint(20, (5, 6))
+    labels = ids.clone()
+    labels[[0, 3]] = -100
+    scores = scored(model, {"input_ids": ids, "labels": labels}, losses.causal_language_model, batch_size=2)
+    assert scores.positions.tolist() == [1, 2, 4]
+    assert set(scores.bank) == {"loss", "confidence", "margin", "entropy", "correct"}
+
+
+def test_not_finite():
+    inputs, targets = clusters(20, 1)
+    inputs[7] = torch.nan
+    with pytest.raises(ValueError, match=r"1 samples in the score 'loss' \(places 7\)"):
+        scored(network(), (inputs, targets), batch_size=4)
