@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nabla_tau import losses, methods
     from nabla_tau.auditing.audit import audit
     from nabla_tau.auditing.report import Report
-    from nabla_tau.checks import InvalidRequest, UnlearningWarning
+    from nabla_tau.errors import InvalidRequest, UnlearningWarning
     from nabla_tau.splitting import split
     from nabla_tau.storage import Unlearned, load
     from nabla_tau.unlearning import unlearn
@@ -25,8 +25,8 @@ _HOMES = {
     "unlearn": "unlearning",
     "load": "storage",
     "Unlearned": "storage",
-    "InvalidRequest": "checks",
-    "UnlearningWarning": "checks",
+    "InvalidRequest": "errors",
+    "UnlearningWarning": "errors",
 }
 _MODULES = ("losses", "methods")
 

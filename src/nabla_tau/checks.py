@@ -1,7 +1,7 @@
 """What must hold before a model is changed: all problems in one error, doubts as warnings."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,47 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nabla_tau.batches import Batch, rows_in, to_device
-from nabla_tau.losses import LOSSES, PerSampleLoss, TokenLoss, logits_of, name_of
-from nabla_tau.sets import Rows, Source, as_dataset, base_rows, open_set
+from nabla_tau.batches import Batch, rows_in, take_rows, to_device
+from nabla_tau.errors import InvalidRequest as InvalidRequest
+from nabla_tau.errors import Problems, some
+from nabla_tau.errors import UnlearningWarning as UnlearningWarning
+from nabla_tau.losses import LOSSES, PerSampleLoss, TokenLoss, name_of, not_one_each, ready_made
+from nabla_tau.sets import Source, base_rows, chosen_rows, open_set
 from nabla_tau.splitting import read_column
 from nabla_tau.survey import Digest, Survey, survey
+from nabla_tau.tasks import first_logits, misfit, unfit
 
 Sets = dict[str, Any]
 """Name of a set -> the set."""
 
-
-class InvalidRequest(ValueError):  # noqa: N818  (it says what is the case)
-    """A request that cannot be carried out. Nothing was changed; every problem found is in the message.
-
-    Attributes:
-        problems: one sentence per problem.
-
-    Example:
-        >>> print(InvalidRequest(["forget: expected samples, got an empty set."]))
-        1 problem found, nothing was changed:
-        1. forget: expected samples, got an empty set.
-    """
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
-        lines = [f"{number}. {problem}" for number, problem in enumerate(self.problems, 1)]
-        super().__init__(
-            "\n".join([f"{len(lines)} problem{'s' * (len(lines) > 1)} found, nothing was changed:", *lines])
-        )
+BaseRows = tuple[Any, np.ndarray[Any, Any] | None]
+"""The dataset that a set was cut from, and its rows in it, where they are known."""
 
 
-class UnlearningWarning(UserWarning):
-    """Something the reader of the result must know.
-
-    Example:
-        >>> import warnings
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("error", UnlearningWarning)  # in a script that is to stop at any doubt
-        ...     warnings.warn("the target was not reached", UnlearningWarning)
-        Traceback (most recent call last):
-        nabla_tau.checks.UnlearningWarning: the target was not reached
-    """
+READING = "see that the dataset reads every row, and that its samples are numbers a collate_fn can put together."
+FEW = 8  # samples that show whether a loss has a gradient
 
 
 @dataclass(frozen=True)
@@ -89,17 +67,55 @@ def model_problems(model: Any) -> list[str]:
         problems.append(
             "model: expected trainable parameters, got none: set requires_grad_(True) on the layers to be changed."
         )
-    named = itertools.chain(model.named_parameters(), model.named_buffers())
-    bad = [name for name, tensor in named if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if bad:
-        problems.append(
-            f"model: expected finite weights, got NaN or infinity in {_some(bad)}: load a checkpoint from before the "
-            "training diverged."
-        )
+    named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    for what, advice, is_bad in _BAD_WEIGHTS:
+        if bad := [name for name, tensor in named.items() if is_bad(tensor)]:
+            problems.append(f"model: expected {what} in {some(bad)}: {advice}.")
+            named = {name: tensor for name, tensor in named.items() if name not in bad}
     return problems
 
 
-def open_sets(sets: Sets, batch_size: int) -> tuple[dict[str, Source], list[str]]:
+def _not_finite(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and not bool(tensor.isfinite().all())
+
+
+# What weights should be, what to do about others, and which are others; a tensor is asked only what it can answer.
+_BAD_WEIGHTS: list[tuple[str, str, Callable[[Tensor], bool]]] = [
+    ("initialised weights, got lazy ones", "run a batch through it first", nn.parameter.is_lazy),
+    ("weights with values, got the meta device", "load the weights", lambda tensor: tensor.is_meta),
+    ("weights made outside torch.inference_mode(), got some made in it", "make it outside", Tensor.is_inference),
+    (
+        "real weights, got complex numbers",
+        "hold real and imaginary part apart",
+        lambda tensor: tensor.is_complex() and tensor.requires_grad,
+    ),
+    (
+        "finite weights, got NaN or infinity",
+        "load a checkpoint from before the training diverged",
+        _not_finite,
+    ),
+]
+
+
+def loss_problems(loss: Any) -> list[str]:
+    """What is wrong with a per-sample loss, before it is called.
+
+    Example:
+        >>> loss_problems(nn.functional.mse_loss)
+        ["loss: expected a function (model, batch) -> (N,), got torch's mse_loss, which is given outputs and ...]
+    """
+    if not callable(loss):
+        return [f"loss: expected a function (model, batch) -> (N,), got {loss!r}."]
+    inner = getattr(loss, "func", loss)
+    if str(getattr(inner, "__module__", "")).partition(".")[0] != "torch":
+        return []
+    return [
+        f"loss: expected a function (model, batch) -> (N,), got torch's {name_of(inner)}, which is given outputs and "
+        f"targets: pass one of losses.{', losses.'.join(LOSSES)}, or a function that calls the model itself."
+    ]
+
+
+def open_sets(sets: Sets, batch_size: int) -> tuple[dict[str, Source], Problems]:
     """Make every set readable; what is wrong with them, as far as it shows without reading them.
 
     Args:
@@ -115,22 +131,27 @@ def open_sets(sets: Sets, batch_size: int) -> tuple[dict[str, Source], list[str]
         >>> sources["forget"].size, problems
         (2, ['retain: expected samples, got an empty set.'])
     """
-    sources, problems = {}, []
+    sources: dict[str, Source] = {}
+    based: dict[str, BaseRows] = {}
+    problems = Problems()
     for name, data in sets.items():
-        try:
-            sources[name] = open_set(data, batch_size)
-            if sources[name].size == 0:
+        with problems.gathered(name, "a set that can be opened", "see its __len__, or the loader's sampler."):
+            source = sources[name] = open_set(data, batch_size)
+            based[name] = base_rows(data)
+            if source.size == 0:
                 problems.append(f"{name}: expected samples, got an empty set.")
-        except (TypeError, ValueError) as error:
-            problems.append(f"{name}: {error}")
-    forget = sets["forget"]
-    if isinstance(forget, DataLoader) and forget.drop_last:
-        problems.append(
-            "forget: expected a loader that reads every sample, got drop_last=True, which leaves some out of every "
-            "pass: use drop_last=False."
-        )
+            elif name == "forget" and _drops_samples(data):
+                problems.append(
+                    "forget: expected a loader that reads every sample, got drop_last=True, which leaves some out of "
+                    "every pass: use drop_last=False."
+                )
+            elif source.batches == 0:
+                problems.append(
+                    f"{name}: expected at least one batch, got none of {source.size} samples, because drop_last=True "
+                    "leaves out what does not fill one: use drop_last=False."
+                )
     if not problems:
-        problems = [*_shared_rows(sets), *_shared_ids(sets)]
+        problems.extend([*_shared_rows(based), *_shared_ids(sets, based)])
     return sources, problems
 
 
@@ -152,48 +173,96 @@ def batch_problems(model: nn.Module, loss: PerSampleLoss, batches: dict[str, Bat
         >>> batch_problems(nn.Identity(), lambda model, batch: model(batch[0]).mean(), {"forget": batch})
         ["loss: expected one number per sample, shape (2,), got () from <lambda> on the first forget batch: ..."]
     """
-    problems = []
+    problems = Problems()
     for name, batch in batches.items():
-        size = rows_in(batch)
-        with torch.no_grad():
-            losses = loss(model, batch)
-        if not isinstance(losses, Tensor) or tuple(losses.shape) != (size,):
-            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            problems.append(
-                f"loss: expected one number per sample, shape ({size},), got {got} from {name_of(loss)} on the first "
-                f"{name} batch: compute it with reduction='none' and average over everything but the samples."
-            )
-            break
+        losses = _losses(problems, model, loss, batch, name)
+        if losses is None:
+            break  # the other sets would only repeat it
         if not losses.isfinite().all() and not isinstance(loss, TokenLoss):
             rows = (~losses.isfinite()).nonzero().flatten().tolist()
             problems.append(
                 f"loss: expected finite numbers, got NaN or infinity from {name_of(loss)} for {len(rows)} samples of "
-                f"the first {name} batch (places {_some(rows)}): check the inputs and the loss."
+                f"the first {name} batch (places {some(rows)}): check the inputs and the loss."
             )
     return problems
+
+
+def _losses(problems: Problems, model: nn.Module, loss: PerSampleLoss, batch: Batch, name: str) -> Tensor | None:
+    wanted = f"a loss for the first {name} batch"
+    about = "model" if ready_made(loss) else "loss"
+
+    def advice() -> str:
+        if about == "loss":
+            return f"{name_of(loss)}(model, batch) is given the model and the whole batch, and gives shape (N,)."
+        return misfit(model, batch)
+
+    size = rows_in(batch)
+    with problems.gathered(about, wanted, advice), torch.no_grad():
+        losses = loss(model, batch)
+        if wrong := not_one_each(losses, size, loss, f"the first {name} batch"):
+            problems.append(wrong)
+        else:
+            return losses
+    return None
+
+
+def gradient_problems(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> list[str]:
+    """Whether a loss that fits depends on what is trainable, on a few samples.
+
+    Example:
+        >>> batch = torch.zeros(2, 4), torch.tensor([0, 3])
+        >>> gradient_problems(nn.Linear(4, 5), LOSSES["classification"], batch)
+        []
+        >>> gradient_problems(nn.Identity(), LOSSES["classification"], batch)
+        ['loss: expected losses that depend on trainable weights, got constants from classification: ...']
+    """
+    losses = loss(model, take_rows(batch, torch.arange(min(FEW, rows_in(batch)))))
+    if losses.requires_grad:
+        return []
+    return [
+        f"loss: expected losses that depend on trainable weights, got constants from {name_of(loss)}: detach nothing, "
+        "and set requires_grad_(True) on layers that the outputs come from."
+    ]
 
 
 def first_batches(sources: dict[str, Source], device: torch.device) -> dict[str, Batch]:
     """The first batch of each set, on the device.
 
+    Raises:
+        InvalidRequest: if one cannot be read.
+
     Example:
         >>> first_batches({"forget": open_set((torch.arange(5),), batch_size=2)}, torch.device("cpu"))
         {'forget': (tensor([0, 1]),)}
     """
-    return {name: to_device(next(iter(source.ordered())), device) for name, source in sources.items()}
+    problems = Problems()
+    batches = {}
+    for name, source in sources.items():
+        with problems.gathered(name, "a first batch", READING):
+            batches[name] = to_device(next(iter(source.ordered())), device)
+            rows_in(batches[name])
+    problems.refuse()
+    return batches
 
 
 def output_size(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
     """Last dimension of the model's outputs; 0 for a loss of the user's own, which may not read logits.
 
+    Raises:
+        InvalidRequest: if the model cannot take the batch, or its outputs do not go with the loss.
+
     Example:
         >>> output_size(nn.Linear(3, 7), LOSSES["classification"], (torch.zeros(2, 3), torch.zeros(2)))
         7
     """
-    if not isinstance(loss, TokenLoss) and loss not in LOSSES.values():
+    if not ready_made(loss):
         return 0
-    with torch.no_grad():
-        return int(logits_of(model, batch).shape[-1])
+    logits = first_logits(model, batch)
+    problems = Problems()
+    with problems.gathered("loss", f"targets for {name_of(loss)}", "see what the loss reads."):
+        problems.extend(filter(None, [unfit(loss, logits, batch)]))
+    problems.refuse()
+    return int(logits.shape[-1])
 
 
 def survey_sets(
@@ -227,6 +296,7 @@ def survey_sets(
     hashes: dict[str, dict[Digest, int]] = {}
     surveys: dict[str, Survey] = {}
     equal: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    problems = Problems()
     for name in order:
         mine: dict[Digest, int] | None = None if name == order[-1] else {}
 
@@ -237,31 +307,76 @@ def survey_sets(
             if mine is not None:
                 mine.setdefault(digest, row)
 
-        surveys[name] = survey(sources[name], model, loss, outputs, on_row)
+        with problems.gathered(name, "samples that can be read", READING):
+            surveys[name] = survey(sources[name], model, loss, outputs, on_row)
         if mine is not None:
             hashes[name] = mine
-    numbers = {name: _row_numbers(data) for name, data in sets.items()}
-    problems = [*_structure_problems(surveys), *_target_problems(surveys, numbers, outputs)]
-    return Findings(problems, [*_unlabelled(surveys, numbers), *_equal_content(equal, numbers)], equal)
+    based = {name: base_rows(data) for name, data in sets.items()}
+    numbers = {name: rows for name, (_, rows) in based.items()}
+    problems += [
+        *_structure_problems(surveys),
+        *_target_problems(surveys, numbers, outputs),
+        *_unread(surveys, sources),
+    ]
+    warnings = [
+        *_remarks(sets),
+        *_told(surveys, numbers),
+        *_perhaps_shared(based),
+        *_equal_content(equal, numbers),
+    ]
+    return Findings(problems, warnings, equal)
 
 
-def _shared_rows(sets: Sets) -> list[str]:
+def skipped_ids(data: Any) -> list[str]:
+    """The ids that were asked for and skipped, because they occur in no row.
+
+    Example:
+        >>> skipped_ids((torch.zeros(3),))
+        []
+    """
+    rows = chosen_rows(data)
+    return [] if rows is None else rows.unknown_ids
+
+
+def _remarks(sets: Sets) -> list[str]:
+    chosen = {name: chosen_rows(data) for name, data in sets.items()}
+    return [f"{name}: {rows.remark}" for name, rows in chosen.items() if rows is not None and rows.remark]
+
+
+def _unread(surveys: dict[str, Survey], sources: dict[str, Source]) -> list[str]:
+    size = sources["forget"].size
+    read = surveys["forget"].size if "forget" in surveys else size
+    if read >= size:
+        return []
+    return [f"forget: expected {size} samples in a pass, got {read}: see that the collate_fn leaves none out."]
+
+
+def _shared_rows(based: dict[str, BaseRows]) -> list[str]:
     problems = []
-    for first, second in itertools.combinations(sets, 2):
-        (base, rows), (other, other_rows) = base_rows(sets[first]), base_rows(sets[second])
-        if not _same_data(base, other):
+    for (first, (base, rows)), (second, (other, other_rows)) in itertools.combinations(based.items(), 2):
+        if not _same_data(base, other) or rows is None or other_rows is None:
             continue
-        if rows is None or other_rows is None:
-            continue  # a sampler of the user's own decides; equal content is still looked for
         shared = np.intersect1d(rows, other_rows)
         if len(shared) == len(rows) == len(other_rows):
-            problems.append(f"{first} and {second}: expected different samples, got the same dataset twice.")
+            problems.append(
+                f"{first} and {second}: expected different samples, got the same dataset twice: nabla_tau.split makes "
+                "disjoint sets."
+            )
         elif len(shared):
             problems.append(
                 f"{first} and {second}: expected disjoint sets, got {len(shared)} rows in both (rows "
-                f"{_some(shared.tolist())}): a row belongs to one set; nabla_tau.split makes disjoint ones."
+                f"{some(shared.tolist())}): a row belongs to one set; nabla_tau.split makes disjoint ones."
             )
     return problems
+
+
+def _perhaps_shared(based: dict[str, BaseRows]) -> list[str]:
+    return [
+        f"{first} and {second}: both read the same dataset, through a sampler whose rows are not known beforehand: "
+        "whether they share rows was not checked."
+        for (first, (base, rows)), (second, (other, other_rows)) in itertools.combinations(based.items(), 2)
+        if _same_data(base, other) and (rows is None or other_rows is None)
+    ]
 
 
 def _same_data(first: Any, second: Any) -> bool:
@@ -274,27 +389,31 @@ def _same_data(first: Any, second: Any) -> bool:
     return bool(one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.numel())
 
 
-def _shared_ids(sets: Sets) -> list[str]:
-    forget = sets["forget"]
-    if not isinstance(forget, Rows) or forget.ids is None or forget.id_column is None:
+def _shared_ids(sets: Sets, based: dict[str, BaseRows]) -> list[str]:
+    forget = chosen_rows(sets["forget"])
+    if forget is None or forget.ids is None or forget.id_column is None:
         return []
     problems = []
     wanted = {str(value) for value in forget.ids}
-    for name in (name for name in sets if name != "forget"):
-        data = sets[name]
+    for name, (base, numbers) in based.items():
+        if name == "forget" or numbers is None:
+            continue
+        mine = chosen_rows(sets[name])
         try:
-            column = (
-                data.ids if isinstance(data, Rows) and data.ids else read_column(as_dataset(data), forget.id_column)
-            )
+            column = mine.ids if mine is not None and mine.ids else read_column(base, forget.id_column)
         except (ValueError, TypeError, KeyError):
             continue  # this set does not know ids
-        rows = [row for row, value in enumerate(column) if str(value) in wanted]
-        if rows:
+        ids = column if mine is not None and mine.ids else [column[row] for row in numbers]
+        if rows := [row for row, value in enumerate(ids) if str(value) in wanted]:
             problems.append(
                 f"forget and {name}: expected different ids, got {len(rows)} rows of {name} with an id that is to be "
-                f"forgotten (places {_some(rows)}): leave them out of {name}."
+                f"forgotten (places {some(rows)}): leave them out of {name}."
             )
     return problems
+
+
+def _drops_samples(data: Any) -> bool:
+    return isinstance(data, DataLoader) and (data.drop_last or bool(getattr(data.batch_sampler, "drop_last", False)))
 
 
 def _structure_problems(surveys: dict[str, Survey]) -> list[str]:
@@ -302,7 +421,7 @@ def _structure_problems(surveys: dict[str, Survey]) -> list[str]:
     for name in surveys:
         for structure, row in surveys[name].structures.items():
             seen.setdefault(structure, f"{name} from sample {row} on")
-    if len(seen) == 1:
+    if len(seen) <= 1:
         return []
     listed = "; ".join(f"{structure} ({where})" for structure, where in seen.items())
     return [f"sets: expected batches of one structure, got {listed}: use the same transforms and collate for all."]
@@ -311,18 +430,22 @@ def _structure_problems(surveys: dict[str, Survey]) -> list[str]:
 def _target_problems(surveys: dict[str, Survey], numbers: dict[str, Any], outputs: int) -> list[str]:
     return [
         f"{name}: expected targets that fit the model's {outputs} outputs, got {len(found.bad_targets)} that do not "
-        f"(rows {_some(_numbered(found.bad_targets, numbers[name]))}): correct them, or give the model the outputs."
+        f"(rows {some(_numbered(found.bad_targets, numbers[name]))}): correct them, or give the model the outputs."
         for name, found in surveys.items()
         if found.bad_targets
     ]
 
 
-def _unlabelled(surveys: dict[str, Survey], numbers: dict[str, Any]) -> list[str]:
+def _told(surveys: dict[str, Survey], numbers: dict[str, Any]) -> list[str]:
+    """What is no reason to refuse, but to know."""
     return [
-        f"{name}: {len(found.unlabelled)} of {found.size} samples have no labelled token and take no part (rows "
-        f"{_some(_numbered(found.unlabelled, numbers[name]))})."
+        f"{name}: {len(places)} of {found.size} samples {what} (rows {some(_numbered(places, numbers[name]))})."
         for name, found in surveys.items()
-        if found.unlabelled
+        for places, what in (
+            (found.unlabelled, "have no labelled token and take no part"),
+            (found.not_finite, "have NaN or infinity among their inputs"),
+        )
+        if places
     ]
 
 
@@ -336,7 +459,7 @@ def _equal_content(equal: dict[tuple[str, str], list[tuple[int, int]]], numbers:
         other = _numbered([row for _, row in pairs], numbers[second])
         warnings.append(
             f"{first} and {second}: {len(pairs)} rows of {second} have the same content as rows of {first} ({second} "
-            f"rows {_some(other)}; {first} rows {_some(one)}): {_consequence(first, second)}."
+            f"rows {some(other)}; {first} rows {some(one)}): {_consequence(first, second)}."
         )
     return warnings
 
@@ -349,14 +472,5 @@ def _consequence(first: str, second: str) -> str:
     return f"these rows of {second} are left out"
 
 
-def _row_numbers(data: Any) -> np.ndarray[Any, Any] | None:
-    return base_rows(data)[1]
-
-
 def _numbered(positions: Sequence[int], numbers: np.ndarray[Any, Any] | None) -> list[int]:
     return [int(position) if numbers is None else int(numbers[position]) for position in positions]
-
-
-def _some(values: Sequence[Any], limit: int = 10) -> str:
-    listed = ", ".join(str(value) for value in values[:limit])
-    return listed + (f", … {len(values) - limit} more" if len(values) > limit else "")

@@ -265,6 +265,48 @@ LOSSES: dict[str, PerSampleLoss] = {
 """Every ready-made loss by its name."""
 
 
+def not_one_each(losses: Any, size: int, loss: PerSampleLoss, where: str) -> str | None:
+    """What is wrong with the losses of a batch, if they are not one number per sample.
+
+    Args:
+        losses: what the loss gave.
+        size: samples in the batch.
+        loss: the loss, for its name.
+        where: the batch, for the message.
+
+    Returns:
+        One sentence, or None.
+
+    Example:
+        >>> not_one_each(torch.zeros(3), 3, classification, "a batch") is None
+        True
+        >>> not_one_each(torch.tensor(0.5), 3, classification, "a batch")
+        "loss: expected one number per sample, shape (3,), got () from classification on a batch: ..."
+    """
+    if isinstance(losses, Tensor) and tuple(losses.shape) == (size,) and losses.is_floating_point():
+        return None
+    advice = "compute it with reduction='none' and average over everything but the samples."
+    if not isinstance(losses, Tensor):
+        got = type(losses).__name__
+        if callable(losses):
+            advice = f"call {name_of(loss)} with its settings and pass what it returns."
+    elif tuple(losses.shape) == (size,):
+        got, advice = f"{losses.dtype} values", "give real floating-point numbers."
+    else:
+        got = str(tuple(losses.shape))
+    return f"loss: expected one number per sample, shape ({size},), got {got} from {name_of(loss)} on {where}: {advice}"
+
+
+def ready_made(loss: PerSampleLoss) -> bool:
+    """Whether a loss is one of this module's, which read logits and targets in a known way.
+
+    Example:
+        >>> ready_made(classification), ready_made(lambda model, batch: model(batch))
+        (True, False)
+    """
+    return isinstance(loss, TokenLoss) or loss in LOSSES.values()
+
+
 def name_of(loss: PerSampleLoss) -> str:
     """The name a loss goes by in settings.
 
@@ -312,16 +354,18 @@ def logits_in(output: Any) -> Tensor:
         >>> logits_in({"logits": torch.zeros(2, dtype=torch.bfloat16)}).dtype
         torch.float32
     """
+    logits = output
     if isinstance(output, Mapping):
-        output = output.get("logits")
+        logits = output.get("logits")
     elif isinstance(output, tuple | list):
-        output = output[0]
-    if not isinstance(output, Tensor):
+        logits = output[0] if output else None
+    if not isinstance(logits, Tensor):
+        got = f"one with {', '.join(map(repr, output))}" if isinstance(output, Mapping) else type(output).__name__
         raise TypeError(
-            f"Expected the model to return a tensor, a tuple that begins with one, or a mapping with 'logits', "
-            f"got {type(output).__name__}: pass loss=, a function (model, batch) -> (N,)."
+            "Expected a model that returns a tensor, a tuple that begins with one, or a mapping with 'logits', "
+            f"got {got}: pass loss=, a function (model, batch) -> (N,)."
         )
-    return output.to(torch.promote_types(output.dtype, torch.float32))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:

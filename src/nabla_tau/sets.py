@@ -3,8 +3,11 @@
 A set is a map-style dataset (torch or Hugging Face), a tuple or dict of tensors or arrays, or a `DataLoader`.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -41,6 +44,8 @@ class Rows(Subset[Any]):
         indices: row positions in it.
         ids: the id of each of these rows, or None.
         id_column: the column that the ids come from, or None.
+        unknown_ids: ids that were asked for but occur nowhere, and were skipped.
+        remark: what the reader of a result must know about how the rows were chosen, or None.
 
     Example:
         >>> rows = Rows("abcdef", [1, 4], ids=["user-1", "user-4"], id_column="user_id")
@@ -54,13 +59,17 @@ class Rows(Subset[Any]):
         indices: Sequence[int],
         ids: Sequence[Any] | None = None,
         id_column: str | None = None,
+        unknown_ids: Sequence[str] = (),
+        remark: str | None = None,
     ) -> None:
         super().__init__(dataset, indices)
-        self.ids, self.id_column = ids, id_column
+        self.ids, self.id_column, self.unknown_ids, self.remark = ids, id_column, list(unknown_ids), remark
 
 
 class Columns(Dataset[Any]):
     """A dict of tensors or arrays with one row per sample, as a dataset whose samples are dicts.
+
+    Columns of text, ids for instance, are kept as they are: a model reads the columns that its `forward` names.
 
     Example:
         >>> Columns({"x": torch.arange(3), "labels": torch.ones(3)})[1]
@@ -68,9 +77,9 @@ class Columns(Dataset[Any]):
     """
 
     def __init__(self, columns: Mapping[str, Any]) -> None:
-        self.columns = dict(zip(columns, _columns(list(columns.values())), strict=True))
+        self.columns = _columns(columns, text=True)
 
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
+    def __getitem__(self, row: int) -> dict[str, Any]:
         return {key: column[row] for key, column in self.columns.items()}
 
     def __len__(self) -> int:
@@ -81,15 +90,37 @@ def as_dataset(data: Any) -> Any:
     """A set as something with rows: tuples and dicts of tensors or arrays become datasets, the rest stays.
 
     Raises:
-        ValueError: if the columns have different lengths.
+        TypeError: if it is nothing with rows that can be read by position.
+        ValueError: if its columns are no numbers, or have different lengths.
 
     Example:
         >>> len(as_dataset((torch.zeros(5, 2), torch.zeros(5))))
         5
     """
+    if isinstance(data, dict):
+        return Columns(data)
+    if isinstance(data, tuple) and not data:
+        return Columns({})
     if isinstance(data, tuple):
-        return TensorDataset(*_columns(data))
-    return Columns(data) if isinstance(data, dict) else data
+        return TensorDataset(*_columns({f"at place {place}": value for place, value in enumerate(data)}).values())
+    of_tensors = isinstance(data, list) and all(isinstance(value, Tensor | np.ndarray) for value in data)
+    if of_tensors and len({tuple(value.shape) for value in data}) > 1:
+        raise TypeError(
+            "Expected a list of samples, got a list of tensors of different shapes: pass columns as a tuple, "
+            "(inputs, targets)."
+        )
+    readable = hasattr(data, "__getitem__") and hasattr(data, "__len__") and not hasattr(data, "iloc")
+    if isinstance(data, IterableDataset | type) or not readable:
+        advice = "give it __len__ and __getitem__, or wrap it in a DataLoader"
+        if hasattr(data, "iloc"):
+            advice = "pass its columns, (frame[inputs].to_numpy('float32'), frame[target].to_numpy())"
+        elif isinstance(data, IterableDataset) or type(data).__name__ == "IterableDataset":
+            advice = "a stream cannot be read by row: store it in a map-style dataset"
+        raise TypeError(
+            "Expected a map-style dataset, a tuple or dict of tensors or arrays, or a DataLoader, "
+            f"got {type(data).__name__}: {advice}."
+        )
+    return data
 
 
 @dataclass(frozen=True)
@@ -190,12 +221,24 @@ def base_rows(data: Any) -> tuple[Any, np.ndarray[Any, Any] | None]:
         positions = _loader_rows(data)
         if positions is None or below is None:
             return base, None
-        return base, below[np.asarray(positions, dtype=np.int64)]
+        return base, below[_positions(positions, len(below))]
     if isinstance(data, Subset):
         base, below = base_rows(data.dataset)
-        return base, None if below is None else below[np.asarray(data.indices, dtype=np.int64)]
+        return base, None if below is None else below[_positions(data.indices, len(below))]
     data = as_dataset(data)
     return data, np.arange(len(data))
+
+
+def chosen_rows(data: Any) -> Rows | None:
+    """The rows that `split` chose, where a set is made of them.
+
+    Example:
+        >>> rows = Rows("abc", [1])
+        >>> chosen_rows(DataLoader(rows)) is rows, chosen_rows("abc") is None
+        (True, True)
+    """
+    data = data.dataset if isinstance(data, DataLoader) else data
+    return data if isinstance(data, Rows) else None
 
 
 def generators_of(loader: DataLoader[Any] | None) -> list[torch.Generator]:
@@ -218,43 +261,80 @@ def _open_loader(loader: DataLoader[Any]) -> Source:
             "Expected a DataLoader over a map-style dataset, got one over an IterableDataset: its rows cannot be "
             "read twice in a known order; store them in a map-style dataset."
         )
+    batches, batch_size = len(loader), getattr(loader.batch_sampler, "batch_size", None)
     positions = _loader_rows(loader)
     if positions is None:
         with undisturbed(generators_of(loader)):
-            size = sum(len(rows) for rows in loader.batch_sampler or ([row] for row in loader.sampler))
-        return Source(size, loader.batch_size, len(loader), loader=loader)
+            sizes = _sampled_sizes(loader, batches)
+        return Source(sum(sizes), batch_size, batches, loader=loader)
     in_order = DataLoader(
         loader.dataset,
-        batch_size=loader.batch_size,
+        batch_size=batch_size,
         sampler=positions.tolist(),
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
     )
-    return Source(len(positions), loader.batch_size, len(loader), loader=loader, measured=in_order)
+    return Source(len(positions), batch_size, batches, loader=loader, measured=in_order)
+
+
+def _sampled_sizes(loader: DataLoader[Any], batches: int) -> list[int]:
+    """Samples in each batch that a sampler of the user's own gives, read as the loader reads it: twice over."""
+    sampler = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    for _ in range(2):
+        sizes = [1 if loader.batch_sampler is None else len(rows) for rows in islice(sampler, batches + 1)]
+        if len(sizes) != batches:
+            more = "more" if len(sizes) > batches else str(len(sizes))
+            raise ValueError(
+                f"Expected a sampler that gives its {batches} batches in every pass, got {more} from "
+                f"{type(sampler).__name__}: make __len__ and a new __iter__ for each pass agree."
+            )
+    return sizes
 
 
 def _loader_rows(loader: DataLoader[Any]) -> np.ndarray[Any, Any] | None:
     """Positions in the loader's dataset that one pass reads, sorted; None if a sampler of the user decides."""
-    sampler = loader.sampler
     if type(loader.batch_sampler) is not BatchSampler:
         return None
-    size = len(loader.dataset)  # type: ignore[arg-type]
+    sampler: Any = loader.batch_sampler.sampler
     if isinstance(sampler, SequentialSampler):
-        return np.arange(size)
-    if isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == size:
-        return np.arange(size)
+        return np.arange(len(sampler.data_source))
+    if (
+        isinstance(sampler, RandomSampler)
+        and not sampler.replacement
+        and sampler.num_samples == len(sampler.data_source)
+    ):
+        return np.arange(sampler.num_samples)
     if isinstance(sampler, SubsetRandomSampler):
-        return np.sort(np.asarray(sampler.indices, dtype=np.int64))
+        return np.sort(_positions(sampler.indices, len(loader.dataset)))  # type: ignore[arg-type]
     return None
+
+
+def _positions(indices: Any, size: int) -> np.ndarray[Any, Any]:
+    """Row positions as integers in [0, size).
+
+    Raises:
+        ValueError: if they are none; a mask would be read as rows 0 and 1.
+    """
+    positions = np.asarray(indices.tolist() if isinstance(indices, Tensor) else list(indices))
+    if positions.size and positions.dtype.kind not in "iu":
+        what = "a mask: pass numpy.flatnonzero(mask)" if positions.dtype == bool else f"{positions.dtype} values"
+        raise ValueError(f"Expected row positions, got {what}.")
+    positions = positions.astype(np.int64).reshape(-1)
+    outside = positions[(positions < -size) | (positions >= size)]
+    if outside.size:
+        raise ValueError(
+            f"Expected row positions in [0, {size}), got {outside.size} others, first {outside[:5].tolist()}."
+        )
+    return positions % size if size else positions
 
 
 def _fetcher(data: Any) -> tuple[Fetch, int]:
     """How rows of a set are read by position, and how many there are."""
-    data = as_dataset(data)
     if isinstance(data, Subset):
-        fetch, _ = _fetcher(data.dataset)
-        indices = torch.as_tensor(np.asarray(data.indices, dtype=np.int64))
+        fetch, size = _fetcher(data.dataset)
+        indices = torch.as_tensor(_positions(data.indices, size))
         return lambda positions: fetch(indices[positions]), len(indices)
+    data = as_dataset(data)
     if isinstance(data, TensorDataset):
         tensors = data.tensors
         return lambda positions: tuple(_gather(column, positions) for column in tensors), len(data)
@@ -263,34 +343,71 @@ def _fetcher(data: Any) -> tuple[Fetch, int]:
         return lambda positions: {key: _gather(column, positions) for key, column in named.items()}, len(data)
     if type(data).__module__.partition(".")[0] == "datasets" and hasattr(data, "with_format"):
         return _fetch_columns(data), len(data)
-    if isinstance(data, IterableDataset) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        raise TypeError(
-            "Expected a map-style dataset, a tuple or dict of tensors or arrays, or a DataLoader, "
-            f"got {type(data).__name__}: give it __len__ and __getitem__, or wrap it in a DataLoader."
-        )
     if hasattr(data, "__getitems__"):
         return lambda positions: default_collate(data.__getitems__(positions.tolist())), len(data)
     return lambda positions: default_collate([data[row] for row in positions.tolist()]), len(data)
 
 
-def _gather(column: Tensor, positions: Tensor) -> Tensor:
-    """Rows of a tensor by indexing: no per-sample Python."""
-    return column.index_select(0, positions.to(column.device))
+def _gather(column: Any, positions: Tensor) -> Any:
+    """Rows of a column by indexing: no per-sample Python."""
+    if isinstance(column, Tensor):
+        return column.index_select(0, positions.to(column.device))
+    return column[positions.numpy()].tolist()
 
 
-def _columns(values: Sequence[Any]) -> list[Tensor]:
-    columns = [torch.as_tensor(value) for value in values]
-    sizes = {len(column) for column in columns}
-    if len(sizes) > 1:
+def _columns(values: Mapping[str, Any], *, text: bool = False) -> dict[str, Any]:
+    """Named tensors with a row per sample; where `text` may stay, arrays of it too."""
+    columns = {name: _column(name, value, text=text) for name, value in values.items()}
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
         raise ValueError(
-            f"Expected tensors with one row per sample, got {sorted(sizes)} rows: cut them to the same length."
+            f"Expected tensors with one row per sample, got {sorted(set(sizes.values()))} rows: cut them to the same "
+            "length."
         )
     return columns
 
 
+def _column(name: str, value: Any, *, text: bool) -> Any:
+    if type(value).__module__.startswith("datasets."):
+        raise ValueError(
+            f"Expected tensors or arrays, got a dict of datasets, {name!r} among them: pass one of these splits."
+        )
+    array = value if isinstance(value, Tensor) else _as_array(value)
+    if array is not None and array.ndim == 0:
+        raise ValueError(f"Expected a column with a row per sample, got a single value {name!r}: give it a dimension.")
+    if isinstance(array, Tensor):
+        return array
+    if array is not None and array.dtype.kind in "biufc":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nothing is ever written to an array that is read-only
+            return torch.from_numpy(array.astype(np.int64) if array.dtype in _WIDE else array)
+    if array is not None and text and (array.dtype.kind == "U" or all(isinstance(v, str | None) for v in array.flat)):
+        return array
+    kind = type(value).__name__ if array is None else f"{array.dtype} values"
+    raise ValueError(
+        f"Expected columns of numbers with a row per sample, got {kind} {name if ' ' in name else repr(name)}: encode "
+        "classes as integers, make rows of one length, and leave out what the model does not read."
+    )
+
+
+_WIDE = tuple(np.dtype(name) for name in ("uint16", "uint32", "uint64"))  # torch hardly computes with these
+
+
+def _as_array(value: Any) -> Any:
+    """A tensor of Python numbers, an array of anything else; None for rows of different lengths."""
+    if isinstance(value, list | tuple):
+        with suppress(ValueError, TypeError, RuntimeError):
+            return torch.as_tensor(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    return np.ascontiguousarray(array) if array.ndim else array
+
+
 def _fetch_columns(data: Any) -> Fetch:
     """Read a Hugging Face dataset column by column; plain Python columns come as tensors."""
-    formatted = data if data.format["type"] is not None else data.with_format("torch")
+    formatted = data if data.format["type"] in ("torch", "numpy", "custom") else data.with_format("torch")
 
     def fetch(positions: Tensor) -> Batch:
         return {key: _as_tensor(key, column) for key, column in formatted[positions.tolist()].items()}
@@ -299,14 +416,21 @@ def _fetch_columns(data: Any) -> Fetch:
 
 
 def _as_tensor(key: str, column: Any) -> Any:
+    """A column of numbers as a tensor with a row per sample; anything else as the list it is."""
+    if isinstance(column, Tensor):
+        return column
     if isinstance(column, np.ndarray) and column.dtype.kind in "biuf":
         return torch.as_tensor(column)
-    if isinstance(column, list) and column and isinstance(column[0], Tensor | np.ndarray):
-        rows = [torch.as_tensor(value) for value in column]
-        if len({row.shape for row in rows}) > 1:
-            raise ValueError(
-                f"Expected rows of one length in column {key!r}, got {sorted({tuple(row.shape) for row in rows})}: "
-                "pad them beforehand, or pass a DataLoader whose collate_fn does."
-            )
-        return torch.stack(rows)
-    return column
+    values = column.tolist() if isinstance(column, np.ndarray) and column.dtype != object else list(column)
+    if not values or not isinstance(values[0], Tensor | np.ndarray | list | bool | int | float):
+        return values
+    try:
+        rows = [torch.as_tensor(value) for value in values]
+    except (ValueError, TypeError, RuntimeError):  # text, or rows of text
+        return values
+    if len({row.shape for row in rows}) > 1:
+        raise ValueError(
+            f"Expected rows of one length in column {key!r}, got {sorted({tuple(row.shape) for row in rows})}: "
+            "pad them beforehand, or pass a DataLoader whose collate_fn does."
+        )
+    return torch.stack(rows)

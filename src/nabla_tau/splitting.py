@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from nabla_tau.batches import TARGET_KEYS
+from nabla_tau.errors import InvalidRequest, Problems, some, whole_number
 from nabla_tau.sets import Columns, Rows, as_dataset
 
 
@@ -40,6 +43,7 @@ def split(
     classes: Iterable[int] | None = None,
     ids: Iterable[Any] | None = None,
     id_column: str | None = None,
+    skip_unknown: bool = False,
     fraction: float | None = None,
     seed: int = 0,
 ) -> Parts:
@@ -52,8 +56,9 @@ def split(
         forget: row positions; or a boolean mask with one entry per row; or a predicate that is given each sample
             (a dict of columns, or a tuple) and says whether to forget it.
         classes: forget every row of these classes; in multi-label data, every row that carries one of them.
-        ids: forget every row whose id is among these.
+        ids: forget every row whose id is among these, compared as text.
         id_column: the column that holds the ids.
+        skip_unknown: leave out ids that occur in no row, and say so in the result, rather than refuse the request.
         fraction: forget a random share ρ of the rows, in (0, 1).
         seed: of the random share.
 
@@ -61,8 +66,7 @@ def split(
         `Parts(forget, retain)`, in the order of the rows.
 
     Raises:
-        TypeError: if `train` is a `DataLoader` (pass its dataset).
-        ValueError: if the request does not fit the data; every problem found is named.
+        InvalidRequest: if the request does not fit the data, with every problem found.
 
     Example:
         >>> parts = split((torch.zeros(10, 2), torch.arange(10) % 2), classes=[1])
@@ -73,35 +77,91 @@ def split(
         >>> len(split(range(10), fraction=0.3).forget)
         3
     """
-    if isinstance(train, DataLoader):
-        raise TypeError(
-            "Expected a dataset to split, got a DataLoader: pass loader.dataset, wrap the parts afterwards."
-        )
-    data = as_dataset(train)
     selectors = {"forget": forget, "classes": classes, "ids": ids, "fraction": fraction}
+    problems = Problems(whole_number("seed", seed, 0, 2**32))
     given = [name for name, value in selectors.items() if value is not None]
     if len(given) != 1:
-        raise ValueError(f"Expected exactly one of {', '.join(selectors)}, got {', '.join(given) or 'none'}.")
+        problems.append(f"split: expected exactly one of {', '.join(selectors)}, got {', '.join(given) or 'none'}.")
     if (ids is None) != (id_column is None):
-        raise ValueError("Expected ids and id_column together, got one of them: name the column that holds the ids.")
-    column = None
+        problems.append("ids: expected ids and id_column together, got one of them: name the column that holds them.")
+    for name, value in (("classes", classes), ("ids", ids)):
+        if value is not None and (isinstance(value, str | bytes) or not isinstance(value, Iterable)):
+            problems.append(f"{name}: expected a list, got {value!r}: write [{value!r}] for a single one.")
+    if fraction is not None and not (isinstance(fraction, Real) and 0 < fraction < 1):
+        problems.append(f"fraction: expected a number in (0, 1), got {fraction!r}.")
+    with problems.gathered("train", "a dataset to split", "give it __len__ and __getitem__."):
+        if isinstance(train, DataLoader):
+            raise TypeError(
+                "Expected a dataset to split, got a DataLoader: pass loader.dataset, wrap the parts afterwards."
+            )
+        data = as_dataset(train)
+        size = len(data)
+    problems.refuse()
+    advice = "see what the training set holds, and what was asked for."
+    with problems.gathered(given[0], "a request that fits the training set", advice):
+        parts = _split(data, size, given[0], selectors[given[0]], id_column, skip_unknown, seed)
+    problems.refuse()
+    return parts
+
+
+def _split(
+    data: Any, size: int, selector: str, asked: Any, id_column: str | None, skip_unknown: bool, seed: int
+) -> Parts:
+    column: list[Any] | None = None
+    unknown: list[str] = []
     mask: np.ndarray[Any, Any]
-    if classes is not None:
-        mask = _of_classes(data, list(classes))
-    elif ids is not None and id_column is not None:
+    if selector == "classes":
+        mask = _of_classes(data, [_plain(value) for value in asked])
+    elif selector == "ids" and id_column is not None:
         column = read_column(data, id_column)
-        mask = _of_ids(column, list(ids), id_column)
-    elif fraction is not None:
-        mask = _random_share(len(data), fraction, seed)
+        mask, unknown = _of_ids(column, asked, id_column, skip_unknown=skip_unknown)
+    elif selector == "fraction":
+        mask = _random_share(size, asked, seed)
     else:
-        mask = _of_rows(data, forget)
+        mask = _of_rows(data, asked)
     for name, count in (("forget", int(mask.sum())), ("retain", int((~mask).sum()))):
         if count == 0:
             raise ValueError(
-                f"Expected rows to {name}, got none of {len(data)}: "
+                f"Expected rows to {name}, got none of {size}: "
                 + ("there is nothing to unlearn." if name == "forget" else "nothing would be left; delete the model.")
             )
-    return Parts(*(_rows(data, np.flatnonzero(part), column, id_column) for part in (mask, ~mask)))
+    remark = None
+    if unknown:
+        remark = f"{len(unknown)} ids occur in no row of column {id_column!r} and were skipped ({some(unknown)})."
+    forget, retain = (np.flatnonzero(part) for part in (mask, ~mask))
+    return Parts(
+        _rows(data, forget, column, id_column, unknown_ids=unknown, remark=remark),
+        _rows(data, retain, column, id_column),
+    )
+
+
+def without_ids(data: Any, ids: Iterable[Any], id_column: str) -> Any:
+    """A set without the rows of these ids, which says how many were left out; the set itself where there are none.
+
+    Args:
+        data: any set; a `DataLoader`, and a set without the column, is left as it is.
+        ids: as in `split`.
+        id_column: the column that holds the ids.
+
+    Example:
+        >>> validation = {"x": torch.zeros(3), "user_id": np.array(["user-1", "user-2", "user-3"])}
+        >>> kept = without_ids(validation, ["user-2"], "user_id")
+        >>> kept.indices, kept.remark
+        ([0, 2], '1 rows have an id that is to be forgotten and were left out (rows 1).')
+    """
+    if isinstance(data, DataLoader):
+        return data
+    try:
+        whole = as_dataset(data)
+        column = read_column(whole, id_column)
+    except (ValueError, TypeError):
+        return data
+    mask, _ = _of_ids(column, ids, id_column, skip_unknown=True)
+    if not mask.any():
+        return data
+    rows = np.flatnonzero(mask).tolist()
+    remark = f"{len(rows)} rows have an id that is to be forgotten and were left out (rows {some(rows)})."
+    return _rows(whole, np.flatnonzero(~mask), column, id_column, remark=remark)
 
 
 def read_column(data: Any, name: str) -> list[Any]:
@@ -117,36 +177,57 @@ def read_column(data: Any, name: str) -> list[Any]:
     if isinstance(data, Subset):
         whole = read_column(data.dataset, name)
         return [whole[row] for row in data.indices]
-    if isinstance(data, Columns) and name in data.columns:
-        return list(data.columns[name].tolist())
-    columns = getattr(data, "column_names", None)
-    if isinstance(columns, list) and hasattr(data, "with_format"):
+    columns: list[str] = []
+    if isinstance(data, Columns):
+        columns = list(data.columns)
+        if name in columns:
+            return list(data.columns[name].tolist())
+    elif isinstance(getattr(data, "column_names", None), list) and hasattr(data, "with_format"):
+        columns = data.column_names
         if name in columns:
             return list(data.with_format(None)[name])
     elif len(data) and isinstance(first := data[0], Mapping):
         columns = list(first)
         if name in first:
             return [data[row][name] for row in range(len(data))]
-    found = ", ".join(map(repr, columns or getattr(data, "columns", None) or ())) or "none"
-    raise ValueError(f"Expected a column {name!r}, got a dataset with columns: {found}.")
+    if not columns:
+        raise ValueError(
+            f"Expected a column {name!r}, got samples without column names: pass a dict of columns, "
+            f"{{'input': ..., 'labels': ..., {name!r}: ...}}, or a dataset of dicts; or name row positions instead."
+        )
+    near = get_close_matches(str(name), columns, n=1)
+    raise ValueError(
+        f"Expected a column {name!r}, got a dataset with columns {', '.join(map(repr, columns))}: "
+        + (f"write {near[0]!r}." if near else "name the one that holds the ids.")
+    )
 
 
-def _rows(data: Any, rows: np.ndarray[Any, Any], column: list[Any] | None, id_column: str | None) -> Rows:
+def _rows(data: Any, rows: np.ndarray[Any, Any], column: list[Any] | None, id_column: str | None, **told: Any) -> Rows:
     ids = None if column is None else [column[row] for row in rows]
-    return Rows(data, rows.tolist(), ids, id_column)
+    return Rows(data, rows.tolist(), ids, id_column, **told)
+
+
+def _plain(value: Any) -> Any:
+    """A number of torch or NumPy as Python's own."""
+    return value.item() if hasattr(value, "item") else value
 
 
 def _of_rows(data: Any, forget: Any) -> np.ndarray[Any, Any]:
     size = len(data)
     if callable(forget):
         return _of_predicate(data, forget)
-    values = np.asarray(forget.tolist() if hasattr(forget, "tolist") else list(forget))
+    forget = forget.tolist() if hasattr(forget, "tolist") else forget
+    if isinstance(forget, str | bytes) or not isinstance(forget, Iterable):
+        raise ValueError(f"Expected row positions, a boolean mask or a predicate, got {forget!r}: write [{forget!r}].")
+    values = np.asarray(list(forget))
     if values.dtype == bool:
         if values.shape != (size,):
             raise ValueError(f"Expected a mask with one entry for each of {size} rows, got shape {values.shape}.")
         return values
     if values.size and values.dtype.kind not in "iu":
         raise ValueError(f"Expected row positions, a boolean mask or a predicate, got {values.dtype} values.")
+    if size > 2 and values.shape == (size,) and np.isin(values, (0, 1)).all():
+        raise ValueError(f"Expected a boolean mask, got {size} times 0 or 1: convert it to booleans.")
     values = values.astype(np.int64)
     problems = []
     outside = values[(values < 0) | (values >= size)]
@@ -164,21 +245,33 @@ def _of_rows(data: Any, forget: Any) -> np.ndarray[Any, Any]:
 
 def _of_predicate(data: Any, predicate: Callable[[Any], Any]) -> np.ndarray[Any, Any]:
     plain = data.with_format(None) if hasattr(data, "with_format") else data
-    return np.fromiter((bool(predicate(plain[row])) for row in range(len(plain))), dtype=bool, count=len(plain))
+    mask = np.zeros(len(plain), dtype=bool)
+    for row in range(len(plain)):
+        sample = plain[row]
+        try:
+            answer = predicate(sample)
+            if answer is None or isinstance(answer, str):
+                raise TypeError(f"the predicate gave {answer!r}, which is neither True nor False")
+            mask[row] = bool(answer)
+        except Exception as error:
+            keys = f"a dict with {', '.join(map(repr, sample))}" if isinstance(sample, Mapping) else "no dict"
+            error.add_note(f"on row {row}, a {type(sample).__name__}, {keys}")
+            raise
+    return mask
 
 
 def _of_classes(data: Any, classes: list[int]) -> np.ndarray[Any, Any]:
     targets = _targets(data)
     if isinstance(targets, np.ndarray) and targets.ndim == 2:
         known = set(range(targets.shape[1]))
-        mask = targets[:, sorted(known & set(classes))].astype(bool).any(axis=1)
+        mask = targets[:, sorted(int(label) for label in known & set(classes))].astype(bool).any(axis=1)
     elif isinstance(targets, np.ndarray):
         known = set(targets.tolist())
-        mask = np.asarray(np.isin(targets, classes))
+        mask = np.isin(targets, [label for label in classes if label in known])
     else:
         known = {label for labels in targets for label in labels}
         mask = np.array([not known_in.isdisjoint(classes) for known_in in map(set, targets)])
-    if missing := sorted(set(classes) - known):
+    if missing := sorted(set(classes) - known, key=str):
         raise ValueError(f"Expected classes that occur among {len(data)} rows, got {missing}: see the targets.")
     return np.asarray(mask)
 
@@ -202,6 +295,8 @@ def _target(sample: Any) -> Any:
         if key is None:
             raise ValueError(f"Expected targets under one of {', '.join(TARGET_KEYS)}, got {', '.join(sample)}.")
         sample = (sample[key],)
+    if not isinstance(sample, tuple | list) or not sample:
+        raise ValueError(f"Expected samples (input, ..., target) to find classes in, got {type(sample).__name__}.")
     return sample[-1].tolist() if isinstance(sample[-1], torch.Tensor) else sample[-1]
 
 
@@ -213,19 +308,25 @@ def _as_targets(values: Sequence[Any]) -> Any:
     return values
 
 
-def _of_ids(column: list[Any], ids: list[Any], id_column: str) -> np.ndarray[Any, Any]:
-    wanted, there = {str(value) for value in ids}, [str(value) for value in column]
-    if missing := sorted(wanted - set(there)):
-        raise ValueError(
-            f"Expected ids that occur in column {id_column!r}, got {len(missing)} of {len(wanted)} that do not, "
-            f"first {missing[:5]}: check the list, or whether these rows were in the training data at all."
+def _of_ids(
+    column: list[Any], ids: Iterable[Any], id_column: str, *, skip_unknown: bool
+) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Rows whose id is asked for, and the ids that occur in none."""
+    wanted, there = {str(_plain(value)) for value in ids}, [str(value) for value in column]
+    unknown = sorted(wanted - set(there))
+    if unknown and not skip_unknown:
+        raise InvalidRequest(
+            [
+                f"ids: expected ids that occur in column {id_column!r}, got {len(unknown)} of {len(wanted)} that do "
+                f"not ({some([repr(value) for value in unknown])}): check the list, or whether these rows were in the "
+                "training data at all; skip_unknown=True leaves them out, --skip-unknown on the command line."
+            ],
+            {"unknown_ids": unknown},
         )
-    return np.array([value in wanted for value in there])
+    return np.array([value in wanted for value in there], dtype=bool), unknown
 
 
 def _random_share(size: int, fraction: float, seed: int) -> np.ndarray[Any, Any]:
-    if not 0 < fraction < 1:
-        raise ValueError(f"Expected a fraction in (0, 1), got {fraction}.")
     generator = torch.Generator().manual_seed(seed)
     mask = np.zeros(size, dtype=bool)
     mask[torch.randperm(size, generator=generator)[: round(fraction * size)].numpy()] = True

@@ -18,6 +18,7 @@ from nabla_tau.losses import (
     classification,
     model_inputs,
     multi_label,
+    ready_made,
     regression,
 )
 from nabla_tau.sets import Source
@@ -34,12 +35,14 @@ class Survey:
         structures: structure of its batches -> position of the first batch that has it.
         bad_targets: positions whose target is outside what the model's outputs allow.
         unlabelled: positions without a labelled token.
+        not_finite: positions with NaN or infinity among their inputs.
     """
 
     size: int = 0
     structures: dict[str, int] = field(default_factory=dict)
     bad_targets: list[int] = field(default_factory=list)
     unlabelled: list[int] = field(default_factory=list)
+    not_finite: list[int] = field(default_factory=list)
 
 
 def survey(
@@ -54,6 +57,9 @@ def survey(
         outputs: size of the last dimension of the model's outputs.
         on_row: called with the position and the content hash of each sample.
 
+    Raises:
+        Exception: what reading the set raised, with a note on the place.
+
     Example:
         >>> from nabla_tau.sets import open_set
         >>> source = open_set((torch.eye(3), torch.tensor([0, 1, 5])), batch_size=2)
@@ -63,17 +69,37 @@ def survey(
         (3, [2], 3)
     """
     found = Survey()
-    for batch in source.ordered():
-        found.structures.setdefault(str(structure(_read_by(model, batch))), found.size)
-        rows = rows_in(batch)
-        allowed = allowed_targets(loss, batch, outputs)
-        found.bad_targets.extend(found.size + row for row in (~allowed).nonzero().flatten().tolist())
-        if isinstance(loss, TokenLoss):
-            found.unlabelled.extend(found.size + row for row in (~loss.labelled(batch)).nonzero().flatten().tolist())
-        for row, digest in enumerate(content_hashes(model, batch)):
-            on_row(found.size + row, digest)
-        found.size += rows
+    try:
+        for batch in source.ordered():
+            _look_at(batch, found, model, loss, outputs, on_row)
+    except Exception as error:
+        error.add_note(f"after {found.size} samples")
+        raise
     return found
+
+
+def _look_at(
+    batch: Batch,
+    found: Survey,
+    model: nn.Module,
+    loss: PerSampleLoss,
+    outputs: int,
+    on_row: Callable[[int, Digest], None],
+) -> None:
+    size, target = rows_in(batch), target_of(batch)
+    one_each = not ready_made(loss) or not isinstance(target, Tensor) or target.shape[:1] == (size,)
+    if not size or not one_each:
+        got = f"{size} samples" + (f" and targets of shape {tuple(target.shape)}" if isinstance(target, Tensor) else "")
+        raise ValueError(f"Expected batches of samples with a target each, got {got}: see the loader's collate_fn.")
+    found.structures.setdefault(str(structure(_read_by(model, batch))), found.size)
+    allowed = allowed_targets(loss, batch, outputs)
+    found.bad_targets.extend(found.size + row for row in _places(~allowed))
+    found.not_finite.extend(found.size + row for row in _places(_not_finite(inputs_of(model, batch), size)))
+    if isinstance(loss, TokenLoss):
+        found.unlabelled.extend(found.size + row for row in _places(~loss.labelled(batch)))
+    for row, digest in enumerate(content_hashes(model, batch)):
+        on_row(found.size + row, digest)
+    found.size += size
 
 
 def allowed_targets(loss: PerSampleLoss, batch: Batch, outputs: int) -> Tensor:
@@ -90,8 +116,10 @@ def allowed_targets(loss: PerSampleLoss, batch: Batch, outputs: int) -> Tensor:
         return (labels.eq(IGNORED) | ((labels >= 0) & (labels < outputs))).reshape(size, -1).all(1).cpu()
     if not isinstance(target, Tensor) or loss not in (classification, binary, multi_label, regression):
         return torch.ones(size, dtype=torch.bool)
+    if target.is_complex():
+        return torch.zeros(size, dtype=torch.bool)
     if loss is classification:
-        allowed = (target >= 0) & (target < outputs)
+        allowed = (target >= 0) & (target < outputs) & (target == target.long())
     elif loss is regression:
         allowed = target.isfinite()
     else:
@@ -111,8 +139,8 @@ def content_hashes(model: nn.Module, batch: Batch) -> Iterator[Digest]:
         >>> first == second, first == third
         (True, False)
     """
+    inputs = inputs_of(model, batch)
     if isinstance(batch, Mapping):
-        inputs: Any = model_inputs(model, batch)
         mask = inputs.get("attention_mask")
         if "input_ids" in inputs and isinstance(mask, Tensor) and mask.shape == inputs["input_ids"].shape:
             tokens = inputs["input_ids"].cpu()
@@ -120,12 +148,34 @@ def content_hashes(model: nn.Module, batch: Batch) -> Iterator[Digest]:
                 _digest(row[keep].numpy().tobytes()) for row, keep in zip(tokens, mask.cpu().bool(), strict=True)
             )
             return
-    else:
-        inputs = batch[:-1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
     size = rows_in(batch)
     columns = [column for leaf in leaves(inputs) if (column := _row_bytes(leaf, size)) is not None]
     for row in range(size):
         yield _digest(*(column(row) for column in columns))
+
+
+def inputs_of(model: nn.Module, batch: Batch) -> Any:
+    """What of a batch the model reads.
+
+    Example:
+        >>> inputs_of(nn.Identity(), (torch.ones(1), torch.zeros(1)))
+        (tensor([1.]),)
+    """
+    if isinstance(batch, Mapping):
+        return model_inputs(model, batch)
+    return batch[:-1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
+
+
+def _not_finite(inputs: Any, size: int) -> Tensor:
+    bad = torch.zeros(size, dtype=torch.bool)
+    for leaf in leaves(inputs):
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[:1] == (size,):
+            bad |= ~leaf.isfinite().reshape(size, -1).all(1).cpu()
+    return bad
+
+
+def _places(mask: Tensor) -> list[int]:
+    return [int(row) for row in mask.nonzero().flatten().tolist()]
 
 
 def _read_by(model: nn.Module, batch: Batch) -> Batch:

@@ -1,13 +1,26 @@
-"""Which per-sample loss a model and its batches call for, where that leaves no doubt."""
+"""Which per-sample loss a model and its batches call for, where that leaves no doubt, and whether a given one fits."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nabla_tau.batches import Batch, target_of
-from nabla_tau.losses import LOSSES, PerSampleLoss, logits_of
+from nabla_tau.batches import TARGET_KEYS, Batch, leaves, target_of
+from nabla_tau.errors import Problems
+from nabla_tau.losses import (
+    LOSSES,
+    PerSampleLoss,
+    TokenLoss,
+    binary,
+    classification,
+    logits_of,
+    model_inputs,
+    multi_label,
+    name_of,
+    regression,
+)
 
 # Endings of class names in Transformers that fix the task.
 _TRANSFORMERS_HEADS = {
@@ -48,7 +61,7 @@ def infer_loss(model: nn.Module, batches: list[Batch]) -> PerSampleLoss:
 
     Raises:
         TaskInDoubt: if several losses fit or none does; the message names the choices.
-        TypeError: if the model's output holds no logits.
+        InvalidRequest: if the model cannot take the first batch, or gives no logits.
 
     Example:
         >>> infer_loss(nn.Identity(), [(torch.zeros(2, 3), torch.tensor([0, 2]))]).__name__
@@ -64,6 +77,93 @@ def infer_loss(model: nn.Module, batches: list[Batch]) -> PerSampleLoss:
     return loss
 
 
+def first_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's logits on a first batch, without gradient.
+
+    Raises:
+        InvalidRequest: if the model cannot take the batch or gives no logits; it says what does not fit.
+
+    Example:
+        >>> first_logits(nn.Linear(2, 3), (torch.zeros(4, 2), torch.zeros(4))).shape
+        torch.Size([4, 3])
+        >>> first_logits(nn.Linear(2, 3), (torch.zeros(4, 2, dtype=torch.float64), torch.zeros(4)))
+        Traceback (most recent call last):
+        nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
+        1. model: expected outputs for the first batch, got RuntimeError: ...: its inputs are float64, the model's
+        weights float32; convert one of them, inputs.astype('float32') or model.double().
+    """
+    problems = Problems()
+    with problems.gathered("model", "outputs for the first batch", lambda: misfit(model, batch)), torch.no_grad():
+        logits = logits_of(model, batch)
+    problems.refuse()
+    return logits
+
+
+def misfit(model: nn.Module, batch: Batch) -> str:
+    """What a model finds wrong with a batch, as far as that can be seen: names, text, kinds of numbers, shapes.
+
+    Example:
+        >>> misfit(nn.Linear(2, 3), {"x": torch.zeros(4, 2), "labels": torch.zeros(4)})
+        "forward takes 'input', the batch has 'x', 'labels'; a dict's keys are forward's argument names: rename them."
+    """
+    inputs: Any
+    if isinstance(batch, Mapping):
+        parameters = inspect.signature(model.forward).parameters.values()
+        named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if any(p.default is p.empty and p.name not in batch for p in named):
+            taken = ", ".join(repr(p.name) for p in named)
+            keys = ", ".join(map(repr, batch))
+            return (
+                f"forward takes {taken}, the batch has {keys}; a dict's keys are forward's argument names: rename them."
+            )
+        inputs = model_inputs(model, batch)
+    else:
+        inputs = batch[:-1] if isinstance(batch, tuple | list) and len(batch) > 1 else batch
+    columns = list(leaves(inputs))
+    if text := {type(column).__name__ for column in columns if not isinstance(column, Tensor)}:
+        return f"some of its inputs are no tensors but of type {', '.join(sorted(text))}; encode them as numbers."
+    given = {column.dtype for column in columns if column.is_floating_point()}
+    weights = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if given and weights and not given & weights:
+        return (
+            f"its inputs are {_names(given)}, the model's weights {_names(weights)}; convert one of them, "
+            "inputs.astype('float32') or model.double()."
+        )
+    seen = ", ".join(f"{_names([column.dtype])} of shape {tuple(column.shape)}" for column in columns)
+    return f"it was called with {seen or 'nothing'}; see that the model takes such a batch by itself."
+
+
+def unfit(loss: PerSampleLoss, logits: Tensor, batch: Batch) -> str | None:
+    """What keeps a ready-made loss from comparing these outputs with the targets of the batch.
+
+    Returns:
+        One sentence; None where they fit, and for a loss of the user's own.
+
+    Example:
+        >>> unfit(classification, torch.zeros(4, 3), (torch.zeros(4, 2), torch.zeros(4, 1)))
+        'loss: expected outputs (N, C) and targets (N,) for classification, got (4, 3) and (4, 1): pass a loss that ...'
+    """
+    target = target_of(batch)
+    if isinstance(loss, TokenLoss):
+        target, wanted = loss.labels(batch), "outputs (N, T, V) and labels (N, T)"
+        fits = logits.ndim == 3 and target.shape == logits.shape[:2]
+    elif loss is classification:
+        wanted = "outputs (N, C) and targets (N,)"
+        fits = logits.ndim == 2 and isinstance(target, Tensor) and target.shape == logits.shape[:1]
+    elif loss in (binary, multi_label, regression):
+        wanted = "outputs and targets of the same shape (N,) or (N, D)"
+        fits = isinstance(target, Tensor) and target.numel() == logits.numel() and target.shape[:1] == logits.shape[:1]
+    else:
+        return None
+    if fits:
+        return None
+    got = tuple(target.shape) if isinstance(target, Tensor) else _describe_target(target)
+    return (
+        f"loss: expected {wanted} for {name_of(loss)}, got {tuple(logits.shape)} and {got}: pass a loss that compares "
+        "these, or reshape the targets."
+    )
+
+
 def _by_head(model: nn.Module) -> str | None:
     config = getattr(model, "config", None)
     if config is None:
@@ -77,14 +177,18 @@ def _by_head(model: nn.Module) -> str | None:
 
 def _by_shapes(model: nn.Module, batches: list[Batch]) -> str:
     targets = [target_of(batch) for batch in batches]
-    if not all(isinstance(target, Tensor) for target in targets):
-        raise _doubt(f"batches without targets ({_describe(batches[0])})", list(LOSSES))
-    with torch.no_grad():
-        shape = tuple(logits_of(model, batches[0]).shape)
-    target: Tensor = targets[0]
+    if wrong := [(batch, t) for batch, t in zip(batches, targets, strict=True) if not isinstance(t, Tensor)]:
+        batch, target = wrong[0]
+        raise _doubt(f"{_describe_target(target)} ({_describe(batch)})", list(LOSSES))
+    shape = tuple(first_logits(model, batches[0]).shape)
+    target = targets[0]
     seen = f"outputs of shape {_shape(shape)} and {target.dtype} targets of shape {_shape(tuple(target.shape))}"
     if len(shape) == 2 and shape[1] > 1 and target.ndim == 1 and _whole(target):
         return "classification"
+    if len(shape) == 2 and shape[1] > 1 and target.numel() == shape[0]:
+        if target.isnan().any():
+            raise _doubt(f"{seen}, some of them NaN", ["classification (once every sample has a class)"])
+        raise _doubt(seen, ["classification (with targets.long().flatten(), integers of shape (N,))"])
     if tuple(target.shape) == shape and len(shape) == 2 and shape[1] > 1:
         return _one_value_per_output(targets, seen)
     single = len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
@@ -132,6 +236,16 @@ def _describe(batch: Batch) -> str:
     if isinstance(batch, Mapping):
         return f"a dict with keys {sorted(map(str, batch))}"
     return f"{type(batch).__name__} of {len(batch) if hasattr(batch, '__len__') else 1}"
+
+
+def _describe_target(target: Any) -> str:
+    if target is None:
+        return f"batches without targets, which a dict keeps under {', '.join(TARGET_KEYS)} and a tuple at its end"
+    return f"targets that are no tensor but of type {type(target).__name__}, to be encoded as numbers"
+
+
+def _names(types: Iterable[torch.dtype]) -> str:
+    return ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
 
 
 def _doubt(seen: str, choices: list[Any]) -> TaskInDoubt:
