@@ -62,10 +62,17 @@ def measure_model(name: str, scores: dict[str, Scores], matched: Numbers, task: 
     ks = kolmogorov_smirnov(forget.losses, test.losses, seed=seed)
     energy = energy_distance(*_standardised(*features), seed=seed)
     family |= {"boosted": boosted.p, "ks": ks.p, "energy": energy.p}
+    over = _over_forgetting(forget, test)
+    if over is not None:
+        family["over_forgetting"] = over["p"]
     adjusted = holm(family)
     for row in attacks:
         row["p_adjusted"] = row["p"] if row["primary"] else adjusted[row["score"]]
-    residual = residual_fraction(forget=forget.bank[PRIMARY], retain=retain.bank[PRIMARY], test=test.bank[PRIMARY])
+    if over is not None:
+        over |= {"p_adjusted": adjusted["over_forgetting"], "alarm": adjusted["over_forgetting"] < LEVEL}
+    residual = residual_fraction(
+        forget=forget.bank[PRIMARY], retain=retain.bank[PRIMARY], test=test.bank[PRIMARY], seed=seed
+    )
     worst = forget.positions[worst_samples(forget.bank[PRIMARY])]
     return {
         "name": name,
@@ -84,7 +91,7 @@ def measure_model(name: str, scores: dict[str, Scores], matched: Numbers, task: 
             else _estimate(residual.fraction, residual.low, residual.high),
             "worst": worst.tolist(),
         },
-        "over_forgetting": _over_forgetting(forget, test),
+        "over_forgetting": over,
         "histogram": _histogram(scores),
         "roc": _roc(forget.bank[PRIMARY], test.bank[PRIMARY]),
         "retain_exposure": _auc_estimate(retain.bank[PRIMARY], scores["test"].bank[PRIMARY]),
@@ -126,7 +133,6 @@ def _over_forgetting(forget: Scores, test: Scores) -> Measured | None:
         "share": _estimate(over.beyond.value, over.beyond.low, over.beyond.high),
         "expected": over.expected,
         "p": over.p,
-        "alarm": over.p < LEVEL,
         "direction": over.direction,
     }
 

@@ -10,10 +10,10 @@ FEWEST_UNSEEN = 99  # for a threshold beyond which at most 1 % of unseen samples
 KINDS = (
     "not_answerable",
     "unreliable",
-    "nothing_memorised",
     "residual",
     "over_forgotten",
     "distinguishable",
+    "nothing_memorised",
     "none_detectable",
 )
 """Every kind of verdict, in the order in which they are decided."""
@@ -23,8 +23,10 @@ def decide(measured: dict[str, Any], controls: dict[str, Any], samples: tuple[in
     """The verdict on the unlearned model.
 
     The controls come first: a question that these sets cannot answer gets no answer. Then the primary attack at level
-    0.05, in both directions; then the family, corrected by Holm; and only if none alarms, the margin within which the
-    forget set and unseen data are indistinguishable.
+    0.05, in both directions; then all others, which Holm's correction holds to 0.05 together: the tail of
+    over-forgetting, then the rest. So a model that never saw the forget set alarms with probability 0.1 at most. Only
+    if none alarms, and only if the original model had memorised the forget set, is the verdict the margin within which
+    the forget set and unseen data are indistinguishable.
 
     Args:
         measured: the unlearned model's measures.
@@ -66,13 +68,13 @@ def _kind(primary: dict[str, Any], alarms: list[str], measured: dict[str, Any], 
         return "not_answerable"
     if controls["test_vs_test"]["alarm"]:
         return "unreliable"
-    if original is not None and not original["alarm"]:
-        return "nothing_memorised"
     if primary["p"] < LEVEL:
         return "residual" if primary["auc"]["value"] > 0.5 else "over_forgotten"
     if measured["over_forgetting"] is not None and measured["over_forgetting"]["alarm"]:
         return "over_forgotten"
-    return "distinguishable" if alarms else "none_detectable"
+    if alarms:
+        return "distinguishable"
+    return "nothing_memorised" if original is not None and not original["alarm"] else "none_detectable"
 
 
 def _family_alarms(measured: dict[str, Any]) -> list[str]:

@@ -1,0 +1,72 @@
+"""The verdict in its order: what these sets cannot answer, then alarms, and a pass only where there was something to find."""
+
+import pytest
+
+from nabla_tau.auditing.verdict import KINDS, decide
+
+
+def measured(*, area=0.5, p=0.9, family=(), tail=False):
+    attacks = [{"score": "loss", "primary": True, "p": p, "auc": {"value": area, "low": area - 0.1, "high": area + 0.1}}]
+    attacks += [{"score": "entropy", "primary": False, "p_adjusted": 0.001 if "entropy" in family else 1.0}]
+    others = {name: {"p_adjusted": 0.001 if name in family else 1.0} for name in ("boosted", "ks", "energy")}
+    over = {"alarm": tail, "share": {"value": 0.08}, "expected": 0.01, "p": 0.5}
+    return {"attacks": attacks, **others, "over_forgetting": over, "margin": 0.0173}
+
+
+def controls(*, blind=False, halves=False, original=True):
+    alarms = {"blind": blind, "test_vs_test": halves, "original": original}
+    return {name: {"alarm": alarm} for name, alarm in alarms.items()}
+
+
+def kind(measures, checks=None):
+    return decide(measures, checks or controls(), (1500, 1600))["kind"]
+
+
+RESIDUAL = {"area": 0.6, "p": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("measures", "checks", "expected"),
+    [
+        (RESIDUAL, {"blind": True, "halves": True}, "not_answerable"),
+        (RESIDUAL, {"halves": True}, "unreliable"),
+        (RESIDUAL, {}, "residual"),
+        ({"area": 0.4, "p": 0.01, "family": ["ks"]}, {}, "over_forgotten"),
+        ({"tail": True, "family": ["ks"]}, {}, "over_forgotten"),
+        ({"family": ["entropy"]}, {}, "distinguishable"),
+        ({"family": ["boosted"]}, {}, "distinguishable"),
+        ({}, {"original": False}, "nothing_memorised"),
+        ({}, {}, "none_detectable"),
+    ],
+)
+def test_in_this_order(measures, checks, expected):
+    assert kind(measured(**measures), controls(**checks)) == expected
+
+
+def test_every_kind_is_reached_in_the_order_stated():
+    reached = [mark for mark in test_in_this_order.pytestmark if mark.name == "parametrize"][0].args[1]
+    assert tuple(dict.fromkeys(case[2] for case in reached)) == KINDS
+
+
+def test_an_original_that_memorised_nothing_takes_a_pass_away_but_hides_no_alarm():
+    assert kind(measured(), controls(original=False)) == "nothing_memorised"
+    assert kind(measured(**RESIDUAL), controls(original=False)) == "residual"
+    assert kind(measured(tail=True), controls(original=False)) == "over_forgotten"
+
+
+def test_controls_that_could_not_be_run_do_not_alarm():
+    without = {"blind": None, "test_vs_test": {"alarm": False}, "original": None}
+    assert kind(measured(), without) == "none_detectable"
+
+
+def test_the_sentence_says_margin_and_samples_and_never_too_much():
+    found = decide(measured(), controls(), (1500, 1600))
+    assert "margin of 0.017 AUC with 1,500 forget and 1,600 unseen samples" in found["sentence"]
+    for measures in ({}, RESIDUAL, {"tail": True}, {"family": ["ks"]}):
+        sentence = decide(measured(**measures), controls(), (1500, 1600))["sentence"].lower()
+        assert not any(word in sentence for word in ("delete", "certif", "prove", "guarantee"))
+
+
+def test_the_attacks_that_alarm_are_named():
+    sentence = decide(measured(family=["entropy", "ks"]), controls(), (1500, 1600))["sentence"]
+    assert "entropy, ks alarm after correction" in sentence
