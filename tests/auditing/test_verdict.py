@@ -1,4 +1,4 @@
-"""The verdict in its order: what these sets cannot answer, then alarms, and a pass only where there was something to find."""
+"""The verdict in its order: what cannot be answered, then alarms, and a pass only where there was something to find."""
 
 import pytest
 
@@ -6,7 +6,8 @@ from nabla_tau.auditing.verdict import KINDS, decide
 
 
 def measured(*, area=0.5, p=0.9, family=(), tail=False):
-    attacks = [{"score": "loss", "primary": True, "p": p, "auc": {"value": area, "low": area - 0.1, "high": area + 0.1}}]
+    interval = {"value": area, "low": area - 0.1, "high": area + 0.1}
+    attacks = [{"score": "loss", "primary": True, "p": p, "auc": interval}]
     attacks += [{"score": "entropy", "primary": False, "p_adjusted": 0.001 if "entropy" in family else 1.0}]
     others = {name: {"p_adjusted": 0.001 if name in family else 1.0} for name in ("boosted", "ks", "energy")}
     over = {"alarm": tail, "share": {"value": 0.08}, "expected": 0.01, "p": 0.5}
@@ -25,27 +26,26 @@ def kind(measures, checks=None):
 RESIDUAL = {"area": 0.6, "p": 0.01}
 
 
-@pytest.mark.parametrize(
-    ("measures", "checks", "expected"),
-    [
-        (RESIDUAL, {"blind": True, "halves": True}, "not_answerable"),
-        (RESIDUAL, {"halves": True}, "unreliable"),
-        (RESIDUAL, {}, "residual"),
-        ({"area": 0.4, "p": 0.01, "family": ["ks"]}, {}, "over_forgotten"),
-        ({"tail": True, "family": ["ks"]}, {}, "over_forgotten"),
-        ({"family": ["entropy"]}, {}, "distinguishable"),
-        ({"family": ["boosted"]}, {}, "distinguishable"),
-        ({}, {"original": False}, "nothing_memorised"),
-        ({}, {}, "none_detectable"),
-    ],
-)
+CASES = [
+    (RESIDUAL, {"blind": True, "halves": True}, "not_answerable"),
+    (RESIDUAL, {"halves": True}, "unreliable"),
+    (RESIDUAL, {}, "residual"),
+    ({"area": 0.4, "p": 0.01, "family": ["ks"]}, {}, "over_forgotten"),
+    ({"tail": True, "family": ["ks"]}, {}, "over_forgotten"),
+    ({"family": ["entropy"]}, {}, "distinguishable"),
+    ({"family": ["boosted"]}, {}, "distinguishable"),
+    ({}, {"original": False}, "nothing_memorised"),
+    ({}, {}, "none_detectable"),
+]
+
+
+@pytest.mark.parametrize(("measures", "checks", "expected"), CASES)
 def test_in_this_order(measures, checks, expected):
     assert kind(measured(**measures), controls(**checks)) == expected
 
 
 def test_every_kind_is_reached_in_the_order_stated():
-    reached = [mark for mark in test_in_this_order.pytestmark if mark.name == "parametrize"][0].args[1]
-    assert tuple(dict.fromkeys(case[2] for case in reached)) == KINDS
+    assert tuple(dict.fromkeys(expected for _, _, expected in CASES)) == KINDS
 
 
 def test_an_original_that_memorised_nothing_takes_a_pass_away_but_hides_no_alarm():
