@@ -63,6 +63,12 @@ def model_problems(model: Any) -> list[str]:
     problems = []
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
         problems.append(f"model: expected a plain module, got {type(model).__name__}: pass model.module.")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        problems.append("model: expected a module in Python, got a torch.jit.ScriptModule: pass what it was made from.")
+    if sparse := [name for name, module in model.named_modules() if getattr(module, "sparse", False) is True]:
+        problems.append(
+            f"model: expected dense gradients, got sparse=True in {some(sparse)}: make it with sparse=False."
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         problems.append(
             "model: expected trainable parameters, got none: set requires_grad_(True) on the layers to be changed."

@@ -11,6 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from nabla_tau.errors import InvalidRequest
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -92,30 +94,57 @@ def start_engine(device: str | torch.device | None = None) -> Engine:
         device: None for Accelerate's choice (a GPU where there is one); several processes keep the ones it gives them.
 
     Raises:
-        ValueError: if mixed precision is fp16, or several processes are asked onto another kind of device than theirs.
+        InvalidRequest: if there is no such device, if mixed precision is fp16, or if several processes are asked onto
+            another kind of device than theirs.
 
     Example:
         >>> start_engine("cpu").device
         device(type='cpu')
     """
+    if problems := device_problems(device):
+        raise InvalidRequest(problems)
     wanted = None if device is None else torch.device(device)
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     # Accelerate has to be told that processes without a GPU belong together; alone, its own choice stays untouched.
     on_cpu = several and ((wanted is not None and wanted.type == "cpu") or not torch.cuda.is_available())
     accelerator = Accelerator(cpu=on_cpu)
     if accelerator.mixed_precision == "fp16":
-        raise ValueError(
-            "Expected mixed precision 'no' or 'bf16', got 'fp16', whose gradient scaler skips steps: "
-            "launch with --mixed_precision bf16."
+        raise InvalidRequest(
+            [
+                "mixed precision: expected 'no' or 'bf16', got 'fp16', whose gradient scaler skips steps: "
+                "launch with --mixed_precision bf16."
+            ]
         )
     found: torch.device = accelerator.device
     if wanted is not None and accelerator.num_processes > 1 and wanted.type != found.type:
-        raise ValueError(
-            f"Expected the device of this process, {found}, got {wanted}: with several processes leave device out."
+        raise InvalidRequest(
+            [f"device: expected that of this process, {found}, got {wanted}: with several processes leave device out."]
         )
     if accelerator.num_processes > 1:
         _leave_group_at_exit()
     return Engine(accelerator, found if wanted is None or accelerator.num_processes > 1 else wanted)
+
+
+def device_problems(device: Any) -> list[str]:
+    """What is wrong with a device that is asked for, if anything; the ones that there are, are named.
+
+    Example:
+        >>> device_problems("cpu"), device_problems(None)
+        ([], [])
+        >>> device_problems("gpu")
+        ["device: expected one of cpu..., got 'gpu'."]
+    """
+    if device is None:
+        return []
+    found = torch.accelerator.current_accelerator(check_available=True)
+    names = [] if found is None else [f"{found.type}:{place}" for place in range(torch.accelerator.device_count())]
+    try:
+        wanted = torch.device(device) if isinstance(device, str | torch.device) else None
+    except RuntimeError:  # no name of a device
+        wanted = None
+    if wanted is not None and (wanted.type == "cpu" or f"{wanted.type}:{wanted.index or 0}" in names):
+        return []
+    return [f"device: expected one of {', '.join(['cpu', *names])}, got {str(device)!r}."]
 
 
 @functools.cache

@@ -204,6 +204,7 @@ def open_set(data: Any, batch_size: int) -> Source:
     """
     if isinstance(data, DataLoader):
         return _open_loader(data)
+    batch_size = int(batch_size)  # torch splits by Python's own integers only
     fetch, size = _fetcher(data)
     return Source(size, batch_size, -(-size // batch_size), fetch=fetch)
 
@@ -374,7 +375,9 @@ def _column(name: str, value: Any, *, text: bool) -> Any:
         )
     array = value if isinstance(value, Tensor) else _as_array(value)
     if array is not None and array.ndim == 0:
-        raise ValueError(f"Expected a column with a row per sample, got a single value {name!r}: give it a dimension.")
+        raise ValueError(
+            f"Expected a column with a row per sample, got a single value {_at(name)}: give it a dimension."
+        )
     if isinstance(array, Tensor):
         return array
     if array is not None and array.dtype.kind in "biufc":
@@ -385,9 +388,13 @@ def _column(name: str, value: Any, *, text: bool) -> Any:
         return array
     kind = type(value).__name__ if array is None else f"{array.dtype} values"
     raise ValueError(
-        f"Expected columns of numbers with a row per sample, got {kind} {name if ' ' in name else repr(name)}: encode "
+        f"Expected columns of numbers with a row per sample, got {kind} {_at(name)}: encode "
         "classes as integers, make rows of one length, and leave out what the model does not read."
     )
+
+
+def _at(name: str) -> str:
+    return name if name.startswith("at place ") else f"in {name!r}"
 
 
 _WIDE = tuple(np.dtype(name) for name in ("uint16", "uint32", "uint64"))  # torch hardly computes with these

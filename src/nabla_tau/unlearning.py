@@ -15,8 +15,8 @@ from torch import nn
 
 from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
-from nabla_tau.checks import InvalidRequest, UnlearningWarning
-from nabla_tau.engine import Engine, start_engine
+from nabla_tau.engine import Engine, device_problems, start_engine
+from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
 from nabla_tau.losses import PerSampleLoss, name_of
 from nabla_tau.memory import (
     PUBLISHED_BATCH_SIZE,
@@ -70,7 +70,7 @@ def unlearn(
     Raises:
         InvalidRequest: if the request cannot be carried out, with every problem found.
         NonFiniteLoss: if a loss became NaN or infinite on the way.
-        ValueError: if the method cannot work on these sets, or `device` and precision do not fit the processes.
+        ValueError: if the method cannot work on these sets.
 
     Warns:
         UnlearningWarning: if rows of two sets have the same content, if samples have no labelled token, if the forget
@@ -102,7 +102,7 @@ class Request:
         >>> x, y = torch.eye(6), torch.arange(6) % 2
         >>> sets = (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:])
         >>> Request(nn.Linear(6, 2), *sets, batch_size=0).argument_problems()
-        ['batch_size: expected at least 1, got 0.']
+        ['batch_size: expected a whole number in [1, 2^31), got 0.']
         >>> with Request(nn.Linear(6, 2), *sets, device="cpu").prepared() as problem:
         ...     problem.settings["loss"], problem.settings["samples"]
         ('classification', {'forget': 2, 'retain': 2, 'validation': 2})
@@ -164,14 +164,15 @@ class Request:
             InvalidRequest: with every problem found.
         """
         sets = {"forget": self.forget, "retain": self.retain, "validation": self.validation}
-        problems = [*checks.model_problems(self.model), *self.argument_problems()]
-        sources, found = checks.open_sets(sets, self.batch_size or PUBLISHED_BATCH_SIZE)
-        if problems := problems + found:
-            raise InvalidRequest(problems)
+        wrong = [*checks.model_problems(self.model), *self.argument_problems()]
+        size = PUBLISHED_BATCH_SIZE if wrong or self.batch_size is None else self.batch_size
+        sources, problems = checks.open_sets(sets, size)
+        problems[:0] = wrong
+        problems.refuse()
         engine = start_engine(self.device)
         model = _copy(self.model).to(engine.device)
         generators = [g for data in sets.values() for g in generators_of(data)]
-        with seeded(self.seed, generators, on_gpu=engine.device.type == "cuda"), unlearning_modes(model):
+        with seeded(int(self.seed), generators, on_gpu=engine.device.type == "cuda"), unlearning_modes(model):
             loss, warned = self.check_data(sets, sources, model, engine)
             sources, settings = self.fit_batches(sets, sources, model, loss, engine)
             problem = Problem(
@@ -182,7 +183,7 @@ class Request:
                 sources["validation"],
                 loss,
                 engine,
-                self.seed,
+                int(self.seed),
                 settings={**settings, **self.facts(sources, loss, engine)},
                 on_step=self.on_step,
             )
@@ -192,15 +193,20 @@ class Request:
 
     def argument_problems(self) -> list[str]:
         """What is wrong with the arguments that are neither model nor set."""
-        problems = []
-        if self.batch_size is not None and self.batch_size < 1:
-            problems.append(f"batch_size: expected at least 1, got {self.batch_size}.")
+        problems = [*whole_number("seed", self.seed, 0, 2**32), *device_problems(self.device)]
+        if self.batch_size is not None:
+            problems += whole_number("batch_size", self.batch_size, 1, 2**31)
+        if not torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+            problems.append(
+                "unlearn: expected a call with gradients on and without autocast, got one inside torch.no_grad(), "
+                "inference_mode() or autocast(): call it outside; precision is set by accelerate launch."
+            )
         if not callable(self.method):
             problems.append(
                 f"method: expected one of methods.{', methods.'.join(methods.METHODS)}, got {self.method!r}."
             )
-        if self.loss is not None and not callable(self.loss):
-            problems.append(f"loss: expected a function (model, batch) -> (N,), got {self.loss!r}.")
+        if self.loss is not None:
+            problems += checks.loss_problems(self.loss)
         return problems
 
     def check_data(
@@ -217,6 +223,7 @@ class Request:
             outputs = checks.output_size(model, loss, batches["forget"])
             findings = checks.survey_sets(sets, sources, model, loss, outputs)
             problems = findings.problems or checks.batch_problems(model, loss, batches)
+            problems = problems or checks.gradient_problems(model, loss, batches["forget"])
         if problems:
             raise InvalidRequest(problems)
         return loss, findings.warnings
@@ -265,8 +272,9 @@ class Request:
             "method": name_of(self.method),  # type: ignore[arg-type]
             "loss": name_of(loss),
             "loss_chosen_by": "inference" if self.loss is None else "caller",
-            "seed": self.seed,
+            "seed": int(self.seed),
             "samples": {name: source.size for name, source in sources.items()},
+            "skipped_ids": checks.skipped_ids(self.forget),
             "batches": {name: source.batches for name, source in sources.items()},
             "device": str(engine.device),
             "processes": engine.share[1],
@@ -292,7 +300,7 @@ class Request:
 def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
-    except RuntimeError as error:
+    except Exception as error:
         raise InvalidRequest(
             [
                 f"model: expected a module that can be copied, got {type(error).__name__} ({error}): detach tensors "
