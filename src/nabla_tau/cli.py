@@ -14,7 +14,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from nabla_tau.errors import InvalidRequest, told
+
 REFUSED, TARGET_NOT_REACHED, INTERRUPTED = 1, 3, 130
+TRACEBACK = "NABLA_TAU_TRACEBACK"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,10 +26,46 @@ app = typer.Typer(
     add_completion=False,
     help="∇τ: take samples out of a trained model, without hyperparameters.",
     epilog="Exit codes: 0 done · 1 the request was refused or failed · 2 usage · 3 done and saved, but the target "
-    "was not reached (0 under a launcher of several processes) · 130 interrupted.",
+    "was not reached (0 under a launcher of several processes) · 130 interrupted.\n\n"
+    "Environment: NABLA_TAU_TRACEBACK=1 shows the Python traceback of an error.",
 )
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output instead.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help='Print one JSON object on standard output instead; {"error": [...]} where refused.'),
+]
+IdsOption = Annotated[
+    Path | None, typer.Option(help="CSV file of the ids to forget, where the function returns 'train'.")
+]
+ColumnOption = Annotated[str | None, typer.Option(help="Column of ids, in that file and in the training set.")]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-unknown", help="Leave out ids that the training set does not hold, and say which.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ... (default: Accelerate's choice).")]
+
+
+def well_formed(target: str) -> str:
+    """A target as it is, if it names a file or module and a function."""
+    where, _, name = target.rpartition(":")
+    if not where or not name:
+        raise typer.BadParameter(f"expected my_project.py:function, got {target!r}: name the function after a colon")
+    return target
+
+
+def show_version(asked: bool) -> None:
+    """Print the version and stop."""
+    if asked:
+        typer.echo(f"nabla-tau {version('nabla-tau')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """What goes before a command."""
 
 
 @app.command(epilog="Example:  nabla-tau demo --seed 1")
@@ -36,7 +75,7 @@ def demo(
     svg: Annotated[Path | None, typer.Option(help="Also write what is shown as a picture.")] = None,
 ) -> None:
     """Train a small network, forget 15 % of its rows, and compare it with one that never saw them."""
-    with reported() as (out, err):
+    with reported(as_json) as (out, err):
         from nabla_tau.demo import run_demo, verdict
         from nabla_tau.terminal import demo_view, progress_bar
 
@@ -44,7 +83,9 @@ def demo(
             result = run_demo(seed, say, step)
         if as_json:
             scores = [plain_scores(one) for one in (result.before, result.after, result.retrained)]
-            print_json({"models": scores, "verdict": verdict(result), "settings": result.unlearned.settings})
+            unlearned = result.unlearned
+            record = {"settings": unlearned.settings, "warnings": unlearned.warnings}
+            print_json({"models": scores, "verdict": verdict(result), **record})
             return
         out.print(demo_view(result))
         if svg is not None:
@@ -64,26 +105,25 @@ def unlearn(
         typer.Argument(
             help="FILE.py:FUNCTION; the function returns a dict of unlearn's keyword arguments plus 'model'.",
             metavar="FILE.py:FUNCTION",
+            callback=well_formed,
         ),
     ],
     output: Annotated[Path | None, typer.Option(help="Folder for model.safetensors and unlearning.json.")] = None,
-    forget: Annotated[
-        Path | None, typer.Option(help="CSV file of ids to forget, where the function returns 'train'.")
-    ] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of ids, in that file and in the training set.")] = None,
+    forget: IdsOption = None,
+    id_column: ColumnOption = None,
+    skip_unknown: SkipOption = False,
     method: Annotated[str | None, typer.Option(help="nabla_tau (default) or another of nabla_tau.methods.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of both sets.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per global batch (a resource, not tuning).")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (default: Accelerate's choice).")] = None,
+    device: DeviceOption = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would happen, change nothing, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take samples out of a trained model: your function names the model and the sets."""
-    with reported() as (out, err):
-        if output is None and not plan:
-            raise typer.BadParameter("expected a folder, got none: add --output DIR (or --plan)", param_hint="--output")
-        if (forget is None) != (id_column is None):
-            raise typer.BadParameter("expected --forget and --id-column together, got one of them")
+    if output is None and not plan:
+        raise typer.BadParameter("expected a folder, got none: add --output DIR (or --plan)", param_hint="--output")
+    require_together(forget, id_column, skip_unknown)
+    with reported(as_json) as (out, err):
         from nabla_tau.planning import plan as make_plan
         from nabla_tau.project import find_method, read_project
         from nabla_tau.storage import require_free
@@ -95,12 +135,12 @@ def unlearn(
         options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": device}
         if method is not None:
             options["method"] = find_method(method)
-        arguments = read_project(target, ids_file=forget, id_column=id_column)
+        arguments = read_project(target, ids_file=forget, id_column=id_column, skip_unknown=skip_unknown)
         arguments.update({name: value for name, value in options.items() if value is not None})
         if plan:
             planned = make_plan(Request(**arguments))
             if is_main():
-                print_json(planned.as_dict()) if as_json else out.print(str(planned), highlight=False)
+                print_json(planned.as_dict()) if as_json else out.print(str(planned), soft_wrap=True)
             return
         with progress_bar(err) as (say, step):
             say("unlearning")
@@ -111,7 +151,7 @@ def unlearn(
                 print_json({"output": str(folder), **unlearned.record()})
             else:
                 out.print(unlearned_view(unlearned))
-                out.print(f"written to {folder}", highlight=False)
+                out.print(f"written to {folder}", soft_wrap=True)
         if not unlearned.reached_target and "RANK" not in os.environ:  # launchers take any other code for a crash
             raise typer.Exit(TARGET_NOT_REACHED)
 
@@ -127,42 +167,43 @@ def audit(
         typer.Argument(
             help="As for unlearn; the dict also holds 'test' and, if there are any, 'retrained' models.",
             metavar="FILE.py:FUNCTION",
+            callback=well_formed,
         ),
     ],
-    forget: Annotated[
-        Path | None, typer.Option(help="CSV file of the ids that were forgotten, where the function returns 'train'.")
-    ] = None,
-    id_column: Annotated[str | None, typer.Option(help="Column of ids, in that file and in the training set.")] = None,
+    forget: IdsOption = None,
+    id_column: ColumnOption = None,
+    skip_unknown: SkipOption = False,
     seed: Annotated[int | None, typer.Option(help="Of resampling and permutations.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per forward pass.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (default: Accelerate's choice).")] = None,
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Test whether the forgotten samples can still be told from data that the model never saw."""
-    with reported() as (out, _):
-        if (forget is None) != (id_column is None):
-            raise typer.BadParameter("expected --forget and --id-column together, got one of them")
+    require_together(forget, id_column, skip_unknown)
+    with reported(as_json) as (out, _):
         from nabla_tau.auditing.audit import audit as make_audit
         from nabla_tau.auditing.report import require_no_report
         from nabla_tau.project import read_project
         from nabla_tau.storage import load
 
         require_no_report(run)
-        arguments = read_project(target, ids_file=forget, id_column=id_column, command="audit")
+        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
+        arguments = read_project(target, **ids, command="audit")  # type: ignore[arg-type]
         options = {"seed": seed, "batch_size": batch_size, "device": device}
         arguments.update({name: value for name, value in options.items() if value is not None})
         original = arguments.pop("model")
         report = make_audit(load(run, original), original=original, **arguments)
         command = [f"nabla-tau audit {run} {target}"]
         command += [f"--forget {forget} --id-column {id_column}"] if forget is not None else []
+        command += ["--skip-unknown"] if skip_unknown else []
         report.data["command"] = " ".join(command)
         if is_main():
             folder = report.save(run)
             if as_json:
                 print_json({"output": str(folder), **report.data})
             else:
-                out.print(str(report), markup=False, highlight=False)
-                out.print(f"written to {folder}", highlight=False, soft_wrap=True)
+                out.print(str(report))
+                out.print(f"written to {folder}", soft_wrap=True)
         if report.verdict["kind"] != "none_detectable" and "RANK" not in os.environ:
             raise typer.Exit(TARGET_NOT_REACHED)
 
@@ -170,7 +211,7 @@ def audit(
 @app.command(epilog="Example:  nabla-tau env --json")
 def env(as_json: JsonOption = False) -> None:
     """Versions and hardware, for a bug report."""
-    with reported() as (out, _):
+    with reported(as_json) as (out, _):
         import torch
 
         facts: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
@@ -186,35 +227,65 @@ def env(as_json: JsonOption = False) -> None:
             print_json(facts)
             return
         for name, value in facts.items():
-            out.print(f"{name:<14} {', '.join(value) if isinstance(value, list) else value}", highlight=False)
+            out.print(f"{name:<14} {', '.join(value) if isinstance(value, list) else value}")
+
+
+def require_together(forget: Path | None, id_column: str | None, skip_unknown: bool) -> None:
+    """Refuse options about ids that say nothing without each other."""
+    if (forget is None) != (id_column is None) or (skip_unknown and forget is None):
+        raise typer.BadParameter(
+            "expected --forget FILE and --id-column NAME together, got one of them", param_hint="--forget"
+        )
 
 
 @contextmanager
-def reported() -> Iterator[tuple[Console, Console]]:
-    """Consoles for output and for messages; errors and warnings become lines a reader can act on."""
-    out, err = Console(), Console(stderr=True)
-
-    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if is_main():
-            err.print(f"[bold yellow]{category.__name__}:[/] ", end="")
-            err.print(str(message), markup=False, highlight=False, soft_wrap=True)
-
+def reported(as_json: bool) -> Iterator[tuple[Console, Console]]:
+    """Consoles for output and for messages; errors and warnings become lines a reader can act on, or one object."""
+    messages = Messages(as_json)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show
+        warnings.showwarning = messages.warn
         try:
-            yield out, err
+            yield messages.out, messages.err
         except KeyboardInterrupt:
-            err.print("[bold red]interrupted:[/] nothing was written.")
-            raise typer.Exit(INTERRUPTED) from None
-        except (ValueError, TypeError, OSError, ArithmeticError) as error:
-            if os.environ.get("NABLA_TAU_TRACEBACK"):
+            raise messages.stop("interrupted", ["nothing was written."], INTERRUPTED) from None
+        except Exception as error:
+            if isinstance(error, typer.Exit) or TRACEBACK in os.environ:
                 raise
-            if is_main():
-                err.print(f"[bold red]{type(error).__name__}:[/] ", end="")
-                err.print(str(error), markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(REFUSED) from None
+            text = str(error) if isinstance(error, InvalidRequest) else None
+            raise messages.stop("error", told(error), REFUSED, text, getattr(error, "details", {})) from None
+
+
+class Messages:
+    """Where output, warnings and errors go: to the terminal as text, or into one JSON object."""
+
+    def __init__(self, as_json: bool) -> None:
+        plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # a path may look like either
+        self.out, self.err = Console(**plain), Console(**plain, stderr=True)
+        self.as_json, self.warned = as_json, list[str]()
+
+    def warn(self, message: Warning | str, *_: Any, **__: Any) -> None:
+        """Show a warning; the JSON object has its own place for them."""
+        self.warned.append(str(message))
+        if not self.as_json:
+            self.say("warning", "bold yellow", str(message))
+
+    def stop(
+        self, word: str, problems: list[str], code: int, text: str | None = None, details: dict[str, Any] | None = None
+    ) -> typer.Exit:
+        """Say why a command ends before its time."""
+        if not self.as_json:
+            self.say(word, "bold red", text or "\n".join(problems))
+        elif is_main():
+            print_json({"error": problems, "warnings": self.warned, **(details or {})})
+        return typer.Exit(code)
+
+    def say(self, word: str, style: str, text: str) -> None:
+        """A line that begins with a word in colour."""
+        if is_main():
+            self.err.print(f"{word}:", style=style, end=" ")
+            self.err.print(text, soft_wrap=True)
 
 
 def is_main() -> bool:

@@ -95,7 +95,8 @@ class Problems(list[str]):
                 self.append(f"{name}: {text[0].lower()}{text[1:]}")
             else:
                 what_to_do = advice if isinstance(advice, str) else advice()
-                self.append(f"{name}: expected {wanted}, got {failure(error)}: {what_to_do}")
+                got = ("an error at " if place_of(error) else "") + failure(error)
+                self.append(f"{name}: expected {wanted}, got {got}: {what_to_do}")
 
     def refuse(self) -> None:
         """Do nothing if there is no problem.
@@ -107,8 +108,20 @@ class Problems(list[str]):
             raise InvalidRequest(self)
 
 
+def told(error: Exception) -> list[str]:
+    """What to show of an error: its problems, its sentence, or where and how it failed.
+
+    Example:
+        >>> told(InvalidRequest(["seed: expected a number."])), told(KeyError("age"))
+        (['seed: expected a number.'], ["KeyError: 'age'"])
+    """
+    if isinstance(error, InvalidRequest):
+        return error.problems
+    return [str(error) if _is_ours(error) else failure(error)]
+
+
 def failure(error: BaseException) -> str:
-    """A failure as one line: `TYPE: MESSAGE (FILE:LINE, in FUNCTION)`, where it happened in code of the user's own.
+    """A failure as one line: `FILE:LINE, in FUNCTION: TYPE: MESSAGE`, the place where it is in code of the user's own.
 
     Example:
         >>> failure(KeyError("age"))
@@ -118,8 +131,9 @@ def failure(error: BaseException) -> str:
     # A loader's worker sends its whole traceback as the message; the last line says what it was.
     from_worker = bool(lines) and lines[0].startswith("Caught ")
     text = lines[-1] if from_worker else f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-    remarks = [*filter(None, [place_of(error)]), *getattr(error, "__notes__", [])]
-    return text.rstrip(".:") + (f" ({'; '.join(remarks)})" if remarks else "")
+    notes = getattr(error, "__notes__", [])
+    place = place_of(error)
+    return (f"{place}: " if place else "") + text.rstrip(".:") + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def place_of(error: BaseException) -> str | None:

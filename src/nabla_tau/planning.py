@@ -22,13 +22,14 @@ class Plan:
         samples: rows of each set.
         batch_size: samples per global batch of each set.
         epochs: passes over the forget set.
-        steps: optimiser updates.
+        steps: optimiser updates at most; a method may stop early, once nothing is left to push.
         seconds_per_step: mean of two steps, after one that is not counted.
         seconds: steps and measurements of the target together; the checks, already done, not counted.
         check_seconds: what reading and checking every row took just now.
         step_bytes: memory of a step: activations, gradients, optimiser moments and the copy of the model.
         free_bytes: memory free on the device.
-        training_passes: samples that would be descended on, as multiples of one pass over the training set.
+        training_passes: samples that steps are made on, forget and retain, over the samples of the training set: 2.5 is
+            the work of 2.5 epochs of training.
         settings: what was derived.
         warnings: what was warned about.
     """
@@ -47,16 +48,16 @@ class Plan:
     warnings: list[str]
 
     def __str__(self) -> str:
-        """One line per fact."""
+        """One line per fact; what was warned about was said when it was found, and is in `warnings`."""
         rows = ", ".join(f"{name} {count:,}" for name, count in self.samples.items())
         lines = [
             f"rows       {rows}",
-            f"steps      {self.steps:,} in {self.epochs} passes over the forget set",
+            f"steps      at most {self.steps:,}, in {self.epochs} passes over the forget set",
             f"time       about {self.seconds:,.0f} s, {self.seconds_per_step:.3g} s a step "
             f"(measured on {TIMED_STEPS} steps; the checks took {self.check_seconds:.1f} s)",
             f"memory     about {describe(self.step_bytes)} for a step, {describe(self.free_bytes)} free",
-            f"work       {self.training_passes:.2f} x one training pass over forget and retain set",
-            *(f"warning    {text}" for text in self.warnings),
+            f"work       at most {self.training_passes:.2f} x one training pass: samples stepped on, over those of one "
+            "epoch of training on forget and retain set",
         ]
         return "\n".join(lines)
 

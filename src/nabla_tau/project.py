@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nabla_tau.checks import InvalidRequest
+from nabla_tau.errors import InvalidRequest, Problems
+from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
-from nabla_tau.splitting import split
+from nabla_tau.splitting import split, without_ids
 
 AUDITED = ("test", "retrained")
 ARGUMENTS = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device", *AUDITED)
@@ -18,14 +19,21 @@ REQUIRED = {"unlearn": ("model", "forget", "retain", "validation"), "audit": ("m
 
 
 def read_project(
-    target: str, *, ids_file: Path | None, id_column: str | None, command: str = "unlearn"
+    target: str,
+    *,
+    ids_file: Path | None,
+    id_column: str | None,
+    skip_unknown: bool = False,
+    command: str = "unlearn",
 ) -> dict[str, Any]:
     """Call the user's function and complete what it returns.
 
     Args:
         target: `path/to/file.py:function` or `package.module:function`.
         ids_file: a CSV file with the ids to forget, where the function returns `train` instead of the parts.
-        id_column: the column of ids, in the file and in the training set.
+        id_column: the column of ids, in the file and in the training set. Rows of the validation and the test set that
+            have one of the ids are left out of these, too.
+        skip_unknown: leave out ids that the training set does not hold.
         command: `unlearn` or `audit`: which entries are needed, and which are left out because the other reads them.
 
     Returns:
@@ -42,37 +50,44 @@ def read_project(
         ...     read_project(f"{file}:sets", ids_file=None, id_column=None)
         {'model': 0, 'forget': 1, 'retain': 2, 'validation': 3}
     """
-    returned = find_function(target)()
-    if not isinstance(returned, dict):
-        raise InvalidRequest(
-            [f"{target}: expected a dict of unlearn's arguments plus 'model', got {type(returned).__name__}."]
-        )
+    function = find_function(target)
+    problems = Problems()
+    with problems.gathered("target", f"a dict from {target}", "it is called without arguments; mend it."):
+        returned = function()
+        if not isinstance(returned, dict):
+            raise InvalidRequest(
+                [f"target: expected a dict of arguments plus 'model' from {target}, got {type(returned).__name__}."]
+            )
+    problems.refuse()
     arguments = dict(returned)
     if "train" in arguments:
         if ids_file is None or id_column is None:
             raise InvalidRequest(
-                [f"{target}: expected --forget FILE --id-column NAME where the function returns 'train', got neither."]
+                [f"--forget: expected --forget FILE --id-column NAME where {target} returns 'train', got neither."]
             )
         if given := sorted({"forget", "retain"} & set(arguments)):
-            raise InvalidRequest([f"{target}: expected 'train' or the parts, got 'train' and {', '.join(given)}."])
-        parts = split(arguments.pop("train"), ids=read_ids(ids_file, id_column), id_column=id_column)
+            raise InvalidRequest([f"target: expected 'train' or the parts, got 'train' and {', '.join(given)}."])
+        ids = read_ids(ids_file, id_column)
+        parts = split(arguments.pop("train"), ids=ids, id_column=id_column, skip_unknown=skip_unknown)
         arguments.update(forget=parts.forget, retain=parts.retain)
+        for name in ("validation", "test"):
+            if name in arguments:
+                arguments[name] = without_ids(arguments[name], ids, id_column)
     elif ids_file is not None:
         raise InvalidRequest(
-            [f"{target}: expected 'train' in the dict, to be split by --forget, got {', '.join(arguments)}."]
+            [
+                f"--forget: expected 'train' in the dict from {target}, to be split, "
+                f"got {', '.join(map(str, arguments))}."
+            ]
         )
-    problems = [
-        f"{target}: expected {name!r} in the dict, got none."
+    problems += [
+        f"target: expected {name!r} in the dict from {target}, got none."
         for name in REQUIRED[command]
         if arguments.get(name) is None
     ]
-    problems += [
-        f"{target}: expected only {', '.join(ARGUMENTS)} or train, got {name!r}."
-        for name in arguments
-        if name not in ARGUMENTS
-    ]
-    if problems:
-        raise InvalidRequest(problems)
+    if unknown := [name for name in arguments if name not in ARGUMENTS]:
+        problems.append(f"target: expected only {', '.join(ARGUMENTS)} or train, got {', '.join(map(repr, unknown))}.")
+    problems.refuse()
     unread = AUDITED if command == "unlearn" else ("validation", "method")
     return {name: value for name, value in arguments.items() if name not in unread}
 
@@ -96,10 +111,7 @@ def find_function(target: str) -> Callable[[], Any]:
         module = _load_file(Path(where))
     else:
         sys.path.insert(0, str(Path.cwd()))  # an installed command does not look here by itself
-        try:
-            module = importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            raise InvalidRequest([f"target: expected a module {where!r}, got none: {error}."]) from error
+        module = _run(where, lambda: importlib.import_module(where))
     function = getattr(module, name, None)
     if not callable(function):
         found = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -124,14 +136,17 @@ def read_ids(path: Path, column: str) -> list[str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            if column not in (reader.fieldnames or ()):
-                found = ", ".join(reader.fieldnames or ()) or "an empty file"
-                raise InvalidRequest([f"{path}: expected a column {column!r}, got {found}."])
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            if column not in reader.fieldnames:
+                found = ", ".join(map(repr, reader.fieldnames)) or "an empty file"
+                raise InvalidRequest(
+                    [f"--forget: expected a column {column!r} in {path}, got {found}: separate columns by commas."]
+                )
             ids = [value.strip() for row in reader if (value := row[column]) and value.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest([f"{path}: expected a CSV file with the ids to forget, got {error}."]) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InvalidRequest([f"--forget: expected {path} to be a CSV file in UTF-8, got {error}."]) from error
     if not ids:
-        raise InvalidRequest([f"{path}: expected ids in column {column!r}, got none."])
+        raise InvalidRequest([f"--forget: expected ids in column {column!r} of {path}, got none."])
     return ids
 
 
@@ -146,7 +161,9 @@ def find_method(name: str) -> Any:
         'nabla_tau_published'
     """
     if name not in METHODS:
-        raise InvalidRequest([f"method: expected one of {', '.join(METHODS)}, got {name!r}."])
+        raise InvalidRequest(
+            [f"--method: expected one of {', '.join(METHODS)}, got {name!r}: {suggestion(name, list(METHODS))}"]
+        )
     return METHODS[name]
 
 
@@ -159,5 +176,21 @@ def _load_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))  # so that it can import its neighbours, as when run
     sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
+    loader = spec.loader
+    _run(str(path), lambda: loader.exec_module(module))
     return module
+
+
+def _run(where: str, load: Callable[[], Any]) -> Any:
+    problems = Problems()
+    with problems.gathered("target", f"a module {where} that can be run", "mend it."):
+        try:
+            return load()
+        except ModuleNotFoundError as error:
+            if error.name is not None and f"{where}.".startswith(f"{error.name}."):
+                raise InvalidRequest(
+                    [f"target: expected a module {where!r}, got none: check name and folder."]
+                ) from error
+            raise
+    problems.refuse()
+    return None

@@ -127,7 +127,9 @@ def _split(
             )
     remark = None
     if unknown:
-        remark = f"{len(unknown)} ids occur in no row of column {id_column!r} and were skipped ({some(unknown)})."
+        remark = (
+            f"{len(unknown)} of the ids occur in no row of column {id_column!r} and were skipped ({some(unknown)})."
+        )
     forget, retain = (np.flatnonzero(part) for part in (mask, ~mask))
     return Parts(
         _rows(data, forget, column, id_column, unknown_ids=unknown, remark=remark),

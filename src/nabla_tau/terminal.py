@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 from rich.console import Console, Group
@@ -101,7 +102,7 @@ def bars(shares: Numbers) -> tuple[str, str]:
 
 
 def unlearned_view(unlearned: Unlearned) -> Group:
-    """Every pass (twelve of them, where there are more), and how it ended.
+    """Every pass (twelve of them, where there are more), and how it ended; warnings were shown when they came up.
 
     Example:
         >>> losses = {"forget_loss_before": 0.1, "forget_loss_after": 2.0, "target_loss_after": 2.1}
@@ -117,9 +118,10 @@ def unlearned_view(unlearned: Unlearned) -> Group:
     for number in shown:
         epoch = unlearned.epochs[number]
         values = (epoch.alpha, epoch.target_loss, epoch.forget_loss, epoch.retain_loss, epoch.ascent_weight)
-        table.add_row(str(number + 1), *(f"{value:.4g}" for value in values), f"{epoch.seconds:.2f}")
+        shown_values = ("–" if value is None else f"{value:.4g}" for value in values)
+        table.add_row(str(number + 1), *shown_values, f"{epoch.seconds:.2f}")
     style = "green" if unlearned.reached_target else "bold yellow"
-    return Group(table, Text(str(unlearned), style=style))
+    return Group(table, Text(str(replace(unlearned, warnings=[])), style=style))
 
 
 @contextmanager
