@@ -46,7 +46,7 @@ def forget(model: nn.Module, data: Data, batch_size: int) -> dict[str, Any]:
             batch_size=batch_size,
             device=data.forget[0].device,
         )
-    active = sum(epoch.ascent_weight > 0 for epoch in unlearned.epochs)
+    active = sum((epoch.ascent_weight or 0) > 0 for epoch in unlearned.epochs)
     if active < 2:  # the second step is the first one with the optimiser's state
         raise RuntimeError(f"ascent was active in {active} steps: this is not the memory of ∇τ")
     return {"steps": len(unlearned.epochs), "steps_with_ascent": active}

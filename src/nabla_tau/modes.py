@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 _DROPOUTS = frozenset(
@@ -29,6 +30,9 @@ _DROPOUTS = frozenset(
 )
 # Functions that drop out inside: where they take `dropout_p`.
 _DROPOUT_PLACE = {functional.scaled_dot_product_attention: 4, functional.multi_head_attention_forward: 10}
+
+# What `unlearning_modes` changes besides the modes, where a module has it.
+_SWITCHED = ("dropout", "layerdrop", "_gradient_checkpointing_func")
 
 
 class WithoutDropout(TorchFunctionMode):
@@ -103,6 +107,82 @@ def unlearning_modes(model: nn.Module) -> Iterator[None]:
             setattr(module, name, value)
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def training_modes(model: nn.Module, original: nn.Module) -> Iterator[None]:
+    """Train mode everywhere, inside `unlearning_modes`: what that had switched off is on, and off again at the end.
+
+    Args:
+        model: in the modes to unlearn in.
+        original: the module that it is a copy of, whose settings count.
+
+    Example:
+        >>> from copy import deepcopy
+        >>> original = nn.Sequential(nn.Dropout(0.1), nn.LSTM(2, 2, num_layers=2, dropout=0.3))
+        >>> model = deepcopy(original)
+        >>> with unlearning_modes(model):
+        ...     with training_modes(model, original):
+        ...         inside = model[0].training, model[1].dropout
+        ...     inside, (model[0].training, model[1].dropout)
+        ((True, 0.3), (False, 0.0))
+    """
+    modes = {module: module.training for module in model.modules()}
+    changed = [(module, name, getattr(module, name)) for module in modes for name in _SWITCHED if name in vars(module)]
+    twins = dict(zip(model.modules(), original.modules(), strict=True))
+    try:
+        model.train()
+        for module, name, _ in changed:
+            setattr(module, name, getattr(twins[module], name))
+        yield
+    finally:
+        for module, name, value in changed:
+            setattr(module, name, value)
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def without_batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norm reads with its running statistics: a batch of one sample has none of its own.
+
+    Example:
+        >>> model = nn.BatchNorm1d(2)
+        >>> with without_batch_statistics(model):
+        ...     model.training
+        False
+    """
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.training]
+    try:
+        for module in norms:
+            module.training = False
+        yield
+    finally:
+        for module in norms:
+            module.training = True
+
+
+def statistics_of(model: nn.Module) -> list[Tensor]:
+    """The running statistics of every batch norm, as they stand in the model.
+
+    Example:
+        >>> statistics_of(nn.BatchNorm1d(2))
+        [tensor([0., 0.]), tensor([1., 1.]), tensor(0)]
+    """
+    norms = (module for module in model.modules() if isinstance(module, _NormBase))
+    return [statistic for module in norms for statistic in module.buffers(recurse=False)]
+
+
+def draws_on_the_batch(model: nn.Module) -> list[str]:
+    """What in a model depends, in train mode, on the other samples of a batch or on chance.
+
+    Example:
+        >>> draws_on_the_batch(nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5), nn.Dropout(0.0)))
+        ['batch norm', 'dropout']
+    """
+    found = ["batch norm"] if any(isinstance(module, _NormBase) for module in model.modules()) else []
+    rates = (getattr(module, name, 0) for module in model.modules() for name in ("p", "dropout"))
+    return found + (["dropout"] if any(isinstance(rate, float) and rate > 0 for rate in rates) else [])
 
 
 def _recomputing(checkpoint: Any) -> Callable[..., Any]:

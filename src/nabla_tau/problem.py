@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,32 +10,32 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from nabla_tau.batches import Batch, take_rows, to_device
+from nabla_tau.batches import Batch, rows_in, take_rows, to_device
 from nabla_tau.engine import Engine
-from nabla_tau.losses import PerSampleLoss
-from nabla_tau.modes import WithoutDropout
+from nabla_tau.losses import PerSampleLoss, logits_of
+from nabla_tau.modes import WithoutDropout, draws_on_the_batch, statistics_of, training_modes, without_batch_statistics
 from nabla_tau.sets import Source
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the forget set did.
+    """What one pass did: of ∇τ over the forget set, of another method as its paper counts epochs.
 
     Attributes:
-        alpha: forget weight α of the pass.
+        alpha: forget weight α of the pass; None, as τ and w, where the method has no such thing.
         target_loss: target loss τ of the pass.
-        forget_loss: mean loss L_f of the forget batches of the pass, each before its step.
-        retain_loss: mean loss L_r of the retain batches of the pass, each before its step.
+        forget_loss: mean loss L_f of the forget batches of the pass, each before its step; None where none was read.
+        retain_loss: mean loss L_r of the retain batches of the pass, each before its step; None where none was read.
         ascent_weight: mean over steps of w = 2α·ReLU(τ − L_f); 0 where the forget set had reached its target.
         seconds: duration of the pass.
     """
 
-    alpha: float
-    target_loss: float
-    forget_loss: float
-    retain_loss: float
-    ascent_weight: float
-    seconds: float
+    alpha: float | None = None
+    target_loss: float | None = None
+    forget_loss: float | None = None
+    retain_loss: float | None = None
+    ascent_weight: float | None = None
+    seconds: float = 0.0
 
 
 class NonFiniteLoss(ArithmeticError):  # noqa: N818  (it says what is the case)
@@ -84,6 +84,7 @@ class Problem:
         on_step: called with (steps done, steps in all) after each.
         around_loss: entered around every forward and backward pass; by default it switches functional dropout off.
         warnings: what the reader of the result must know.
+        sets: the sets as they were passed in, by name.
         steps: steps done.
         total_steps: steps announced.
 
@@ -113,6 +114,7 @@ class Problem:
     on_step: Callable[[int, int], None] = lambda done, total: None
     around_loss: Callable[[], AbstractContextManager[Any]] = WithoutDropout
     warnings: list[str] = field(default_factory=list)
+    sets: dict[str, Any] = field(default_factory=dict)
     steps: int = 0
     total_steps: int = 0
 
@@ -126,13 +128,20 @@ class Problem:
 
     def one_pass(self, source: Source, generator: torch.Generator) -> Iterator[Batch | None]:
         """One pass over a set in the order to descend in: this process's shares, on its device."""
-        return (self._place(batch) for batch in source.one_pass(generator, self.engine.share))
+        return (self.place(batch) for batch in source.one_pass(generator, self.engine.share))
+
+    def in_order(self, source: Source) -> Iterator[Batch | None]:
+        """One pass over a set for measuring, the same every time: this process's shares, on its device."""
+        return (self.place(batch) for batch in source.ordered(self.engine.share))
 
     def batch_loss(self, batch: Batch | None) -> BatchLoss:
         """Mean loss L = 1/N Σ ℓ_i over a global batch, of which each process holds a share (None: an empty one)."""
-        losses = self._losses(batch)
-        size = int(self.engine.sum(torch.tensor(len(losses), device=self.engine.device)))
-        local = losses.sum() / max(size, 1)
+        return self.mean(self.losses(batch))
+
+    def mean(self, values: Tensor) -> BatchLoss:
+        """Mean over a global batch of anything per sample: shape (n,) on this process, n = 0 for an empty share."""
+        size = int(self.engine.sum(torch.tensor(len(values), device=self.engine.device)))
+        local = values.sum() / max(size, 1)
         return BatchLoss(local, self.engine.sum(local.detach().to(self.engine.sum_type)), size)
 
     def backward(self, local: Tensor) -> None:
@@ -148,6 +157,10 @@ class Problem:
         self.engine.sum_gradients(self.model)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        self.step_done()
+
+    def step_done(self) -> None:
+        """Count a step."""
         self.steps += 1
         self.on_step(self.steps, self.total_steps)
 
@@ -159,8 +172,8 @@ class Problem:
         """
         total = torch.zeros(2, dtype=self.engine.sum_type, device=self.engine.device)
         with torch.no_grad():
-            for batch in source.ordered(self.engine.share):
-                losses = self._losses(self._place(batch))
+            for batch in self.in_order(source):
+                losses = self.losses(batch)
                 total += torch.stack([losses.sum(dtype=total.dtype), total.new_tensor(len(losses))])
         loss_sum, size = self.engine.sum(total).tolist()
         return finite(loss_sum / max(size, 1), "the mean loss of a set")
@@ -186,16 +199,48 @@ class Problem:
         """The parameters that a method may change."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def _losses(self, batch: Batch | None) -> Tensor:
-        """Per-sample losses of this process's share, shape (n,); n = 0 for an empty one."""
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Train mode, as the model was trained: dropout draws, batch norm uses the batch and moves its statistics.
+
+        Outside of it everything is in eval mode. With several processes each sees its own share of a batch; at the end
+        the running statistics become their mean over processes.
+        """
+        self.settings["mode"] = "train"
+        if self.engine.share[1] > 1 and (drawing := draws_on_the_batch(self.model)):
+            self.settings["per_process"] = f"{' and '.join(drawing)}: of each process's share of a batch"
+        frozen, self.around_loss = self.around_loss, nullcontext
+        try:
+            with training_modes(self.model, self.original):
+                yield
+        finally:
+            self.around_loss = frozen
+        for statistic in statistics_of(self.model) if self.engine.share[1] > 1 else ():
+            total = self.engine.sum(statistic.to(self.engine.sum_type)) / self.engine.share[1]
+            statistic.copy_(total.to(statistic.dtype))
+
+    def losses(self, batch: Batch | None) -> Tensor:
+        """Per-sample losses ℓ of this process's share, shape (n,); n = 0 for an empty one."""
+        return self._read(self.loss, batch)
+
+    def logits(self, batch: Batch | None) -> Tensor:
+        """The model's logits on this process's share, shape (n, ...); (0,) for an empty one."""
+        return self._read(logits_of, batch)
+
+    def _read(self, read: Callable[[nn.Module, Batch], Tensor], batch: Batch | None) -> Tensor:
         if batch is None:
             return torch.zeros(0, device=self.engine.device)
-        with self.engine.autocast(), self.around_loss():
-            losses = self.loss(self.model, batch)
+        alone = self.model.training and rows_in(batch) == 1
+        with (
+            self.engine.autocast(),
+            self.around_loss(),
+            without_batch_statistics(self.model) if alone else nullcontext(),
+        ):
+            values = read(self.model, batch)
         # L_f decides over the ascent: never less than float32
-        return losses.to(torch.promote_types(losses.dtype, torch.float32))
+        return values.to(torch.promote_types(values.dtype, torch.float32))
 
-    def _place(self, batch: Batch | None) -> Batch | None:
+    def place(self, batch: Batch | None) -> Batch | None:
         """Leave out samples without a labelled token, then move the rest to the device."""
         labelled = getattr(self.loss, "labelled", None)
         if batch is not None and labelled is not None:

@@ -17,7 +17,8 @@ from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
 from nabla_tau.engine import Engine, device_problems, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
-from nabla_tau.losses import PerSampleLoss, name_of
+from nabla_tau.facts import setting_problems, suggestion, task_problems
+from nabla_tau.losses import PerSampleLoss, name_of, ready_made
 from nabla_tau.memory import (
     PUBLISHED_BATCH_SIZE,
     activation_bytes,
@@ -186,6 +187,7 @@ class Request:
                 int(self.seed),
                 settings={**settings, **self.facts(sources, loss, engine)},
                 on_step=self.on_step,
+                sets=sets,
             )
             for text in warned:
                 self.warn(problem, text)
@@ -202,9 +204,11 @@ class Request:
                 "inference_mode() or autocast(): call it outside; precision is set by accelerate launch."
             )
         if not callable(self.method):
+            hint = f": {suggestion(self.method, list(methods.METHODS))}" if isinstance(self.method, str) else "."
             problems.append(
-                f"method: expected one of methods.{', methods.'.join(methods.METHODS)}, got {self.method!r}."
+                f"method: expected one of methods.{', methods.'.join(methods.METHODS)}, got {self.method!r}{hint}"
             )
+        problems += setting_problems(self.method)
         if self.loss is not None:
             problems += checks.loss_problems(self.loss)
         return problems
@@ -220,6 +224,8 @@ class Request:
         with engine.autocast(), WithoutDropout():
             batches = checks.first_batches(sources, engine.device)
             loss = self.loss or self.choose_loss(model, list(batches.values()))
+            if problems := task_problems(self.method, name_of(loss) if ready_made(loss) else "a loss of your own"):
+                raise InvalidRequest(problems)
             outputs = checks.output_size(model, loss, batches["forget"])
             findings = checks.survey_sets(sets, sources, model, loss, outputs)
             problems = findings.problems or checks.batch_problems(model, loss, batches)

@@ -1,13 +1,77 @@
 """Ways to unlearn. Each is a function `Problem -> Iterator[Epoch]`, reached as `nabla_tau.methods.NAME`."""
 
+from collections.abc import Callable, Iterator
+
+from nabla_tau.facts import RETAIN, VALIDATION, Facts, described
+from nabla_tau.methods.amnesiac import amnesiac
+from nabla_tau.methods.bad_teacher import bad_teacher
+from nabla_tau.methods.finetune import finetune
+from nabla_tau.methods.l1_sparse import l1_sparse
 from nabla_tau.methods.nabla_tau import nabla_tau
 from nabla_tau.methods.nabla_tau_published import nabla_tau_published
-from nabla_tau.problem import Method
+from nabla_tau.methods.neggrad import neggrad
+from nabla_tau.methods.neggrad_plus import neggrad_plus
+from nabla_tau.methods.random_label import random_label
+from nabla_tau.methods.retrain import retrain
+from nabla_tau.methods.salun import salun
+from nabla_tau.methods.scrub import scrub
+from nabla_tau.methods.scrub_rewind import scrub_rewind
+from nabla_tau.methods.ssd import ssd
+from nabla_tau.problem import Epoch
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, Callable[..., Iterator[Epoch]]] = {
     "nabla_tau": nabla_tau,
     "nabla_tau_published": nabla_tau_published,
+    "retrain": retrain,
+    "finetune": finetune,
+    "neggrad": neggrad,
+    "neggrad_plus": neggrad_plus,
+    "scrub": scrub,
+    "scrub_rewind": scrub_rewind,
+    "ssd": ssd,
+    "amnesiac": amnesiac,
+    "bad_teacher": bad_teacher,
+    "random_label": random_label,
+    "salun": salun,
+    "l1_sparse": l1_sparse,
 }
 """Every method by its name, for the command line."""
 
-__all__ = ["METHODS", "nabla_tau", "nabla_tau_published"]
+__all__ = [
+    "METHODS",
+    "amnesiac",
+    "bad_teacher",
+    "finetune",
+    "l1_sparse",
+    "nabla_tau",
+    "nabla_tau_published",
+    "neggrad",
+    "neggrad_plus",
+    "random_label",
+    "retrain",
+    "salun",
+    "scrub",
+    "scrub_rewind",
+    "ssd",
+]
+
+described(
+    Facts(
+        reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); bounds and learning-rate trial are ours",
+        needs=(RETAIN, VALIDATION),
+        passes="E × D_f and as many batches of D_r, D_v at most 16 times; E follows from the sizes of the sets",
+        mode="eval",
+        forgets="any rows, as far as the mean loss of unseen data",
+        keeps="rows that cost as much as unseen data from the start",
+    )
+)(nabla_tau)
+described(
+    Facts(
+        reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024), the image recipe of the authors' notebooks",
+        needs=(RETAIN, VALIDATION),
+        passes="E × D_f and as many batches of D_r, D_v every fifth; E = int(6 n_r / (2 n_f))",
+        mode="eval",
+        forgets="any rows, as far as the mean loss of unseen data",
+        keeps="single rows (α is too small), and sets beyond what its formulas allow",
+    )
+)(nabla_tau_published)

@@ -1,0 +1,102 @@
+"""Retrain: train anew without the forget set. Exact, and what every other method is measured against."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from nabla_tau.facts import RETAIN, TRAINING, Facts, described
+from nabla_tau.problem import Epoch, Problem
+from nabla_tau.sets import as_dataset, base_rows
+
+Training = Callable[[Any, int], nn.Module]
+"""`(dataset, seed) -> nn.Module`: the original training, on another dataset."""
+
+
+@described(
+    Facts(
+        reference="the definition of exact unlearning",
+        needs=(RETAIN, TRAINING),
+        passes="those of the training function, over D_r",
+        mode="the training function's",
+        forgets="everything: the forget set is never read",
+        keeps="nothing",
+    )
+)
+def retrain(problem: Problem, *, train: Training) -> Iterator[Epoch]:
+    """Exact unlearning: θ_r is what the original training gives on the retain set alone.
+
+        θ_r = train(D_r, seed)
+
+    Args:
+        problem: the request; its model takes the retrained weights and buffers.
+        train: `(dataset, seed) -> nn.Module`, a training from fresh weights, or from pre-trained ones where the
+            original started from those; the module has the architecture of the original. The dataset is the retain set:
+            a dataset as it was passed in, or a dataset of the rows that its `DataLoader` reads.
+
+    Yields:
+        One `Epoch`.
+
+    Raises:
+        ValueError: if the retain set's rows cannot be known, or `train` gives back something else than a new module of
+            the original's architecture.
+
+    Reference:
+        Exact unlearning by definition; the reference of Trippa et al., ∇τ, arXiv:2403.14339 (2024).
+
+    Example:
+        >>> import torch, nabla_tau
+        >>> from functools import partial
+        >>> def train(dataset, seed):
+        ...     torch.manual_seed(seed)
+        ...     model = torch.nn.Linear(4, 2)
+        ...     sgd = torch.optim.SGD(model.parameters(), lr=0.1)
+        ...     for x, y in torch.utils.data.DataLoader(dataset, batch_size=8):
+        ...         torch.nn.functional.cross_entropy(model(x), y).backward()
+        ...         sgd.step()
+        ...     return model
+        >>> x, y = torch.randn(40, 4), torch.arange(40) % 2
+        >>> original = train(torch.utils.data.TensorDataset(x[:30], y[:30]), 0)
+        >>> import warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", nabla_tau.UnlearningWarning)
+        ...     unlearned = nabla_tau.unlearn(
+        ...         original, forget=(x[:5], y[:5]), retain=(x[5:30], y[5:30]), validation=(x[30:], y[30:]),
+        ...         method=partial(nabla_tau.methods.retrain, train=train), device="cpu",
+        ...     )
+        >>> bool((unlearned.model.weight != original.weight).all())
+        True
+    """
+    problem.settings.update(
+        epochs=1, steps=0, trained_by=getattr(train, "__name__", type(train).__name__), forget_passes=0, retain_passes=0
+    )
+    problem.announce(0)
+    problem.on_step(0, 0)  # a plan stops here: what the training takes is not known
+    started = time.perf_counter()
+    trained = train(_dataset(problem), problem.seed)
+    if not isinstance(trained, nn.Module) or trained in (problem.original, problem.model):
+        got = "the original itself" if isinstance(trained, nn.Module) else type(trained).__name__
+        raise ValueError(f"Expected a new nn.Module from train, got {got}: build the model inside it and return it.")
+    try:
+        problem.model.load_state_dict(trained.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"Expected a module of the original's architecture from train, got one whose weights do not fit: {error}"
+        ) from error
+    yield Epoch(seconds=time.perf_counter() - started)
+
+
+def _dataset(problem: Problem) -> Any:
+    """The retain set as a dataset."""
+    retain = problem.sets["retain"]
+    if not isinstance(retain, DataLoader):
+        return as_dataset(retain)
+    (base, rows), (_, below) = base_rows(retain), base_rows(retain.dataset)
+    if rows is None or below is None:
+        raise ValueError(
+            "Expected a retain set whose rows are known, got a DataLoader with a sampler of its own: pass the dataset."
+        )
+    return retain.dataset if np.array_equal(rows, below) else Subset(base, rows.tolist())
