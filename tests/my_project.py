@@ -38,3 +38,29 @@ def incomplete():
 
 def no_dict():
     return network()
+
+
+def with_users():
+    given = with_train()
+    given["validation"]["user_id"] = torch.arange(100)
+    return given
+
+
+def broken():
+    return {}["data"]
+
+
+def needs_something(path):
+    return path
+
+
+def lossy():
+    calls = []
+
+    def loss(model, batch):
+        calls.append(0)
+        if len(calls) > 20:
+            raise RuntimeError("twenty is enough")
+        return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+    return {**sets(), "loss": loss}

@@ -1,11 +1,15 @@
 """Bad input: one error with every problem, nothing changed; doubts are warned about with count and rows."""
 
+import functools
+import re
+import threading
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler, default_collate
 
 from nabla_tau import InvalidRequest, UnlearningWarning, losses, split, unlearn
 from tests.conftest import clusters, require
@@ -99,6 +103,15 @@ def test_batches_of_different_structure(sets):
         (lambda model, batch: losses.classification(model, batch).mean(), "one number per sample, shape (30,), got ()"),
         (lambda model, batch: 3.0, "got float"),
         (lambda model, batch: losses.classification(model, batch) / 0, "NaN or infinity"),
+        (lambda model, batch: losses.classification(model, batch).long(), "torch.int64 values"),
+        (lambda model, batch: losses.classification(model, batch).detach(), "depend on trainable weights"),
+        (lambda model, batch: fail(KeyError), "in fail: KeyError: 'row 33 is corrupt'"),
+        (lambda model: 0, "takes 1 positional argument but 2 were given"),
+        (nn.MSELoss(), "torch's MSELoss, which is given outputs and targets"),
+        (functools.partial(nn.functional.cross_entropy, reduction="none"), "torch's cross_entropy"),
+        (losses.masked_language_model, "call masked_language_model with its settings"),
+        (losses.regression, "outputs and targets of the same shape"),
+        (losses.token_classification, "labels (N, T)"),
     ],
 )
 def test_a_loss_of_another_kind(sets, loss, words):
@@ -116,9 +129,177 @@ def test_a_forget_loader_that_drops_samples(sets):
 
 
 def test_wrong_arguments(sets):
-    found = problems(model(), **sets, batch_size=0, method="scrub", loss=3)
-    assert [text.split(":")[0] for text in found] == ["batch_size", "method", "loss"]
-    assert "methods.nabla_tau, methods.nabla_tau_published" in found[1]
+    with pytest.raises(InvalidRequest) as caught:
+        unlearn(model(), **sets, seed="3", batch_size=0, device="gpu", method="scrub", loss=3)
+    found = caught.value.problems
+    assert sorted(text.split(":")[0] for text in found) == ["batch_size", "device", "loss", "method", "seed"]
+    assert any("expected one of cpu" in text for text in found)
+    assert any("nabla_tau, " in text for text in found)
+
+
+@pytest.mark.parametrize(
+    "argument", [{"seed": -1}, {"seed": 2**40}, {"seed": None}, {"batch_size": 1.5}, {"batch_size": 2**40}]
+)
+def test_numbers_out_of_range(sets, argument):
+    (name,) = argument
+    assert problems(model(), **sets, **argument)[0].startswith(f"{name}: expected a whole number in [")
+
+
+class Rows(Dataset):
+    """Samples of which one cannot be read."""
+
+    def __init__(self, bad):
+        self.bad, self.size = bad, 40
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, row):
+        return self.bad() if row == 33 else (torch.randn(6), row % 3)
+
+
+def fail(kind=OSError):
+    raise kind("row 33 is corrupt")
+
+
+@pytest.mark.parametrize(
+    ("retain", "words"),
+    [
+        ((), "an empty set"),
+        (
+            DataLoader(TensorDataset(torch.zeros(3, 6), torch.zeros(3).long()), batch_size=9, drop_last=True),
+            "one batch",
+        ),
+        (Rows(fail), "test_checks.py:"),
+        (Rows(fail), "in fail: OSError: row 33 is corrupt (after 32 samples)"),
+        (DataLoader(Rows(fail), batch_size=8, num_workers=1), "OSError: row 33 is corrupt (after 32 samples)"),
+        (Rows(lambda: (torch.randn(5), 0)), "stack expects each tensor to be equal size"),
+        (Rows(lambda: (None, 0)), "after 32 samples"),
+        (DataLoader(Rows(lambda: 0), batch_size=8, collate_fn=lambda rows: None), "got NoneType"),
+        (Subset(TensorDataset(torch.zeros(3, 6), torch.zeros(3).long()), [7]), "row positions in [0, 3)"),
+        ((torch.zeros(9, 6), [str(place) for place in range(9)]), "<U1 values at place 1"),
+        ((torch.zeros(9, 6), torch.zeros(9, dtype=torch.complex64)), "got 9 that do not"),
+        ((torch.zeros(9, 5), torch.zeros(9).long()), "float32 of shape (9, 5)"),
+    ],
+)
+def test_a_set_that_cannot_be_used(sets, retain, words):
+    with torch.random.fork_rng():
+        found = problems(model(), **{**sets, "retain": retain}, batch_size=16)
+    assert any(words in text for text in found), found
+    assert all(text.startswith(("retain: ", "model: ")) for text in found if words in text)
+
+
+def test_a_forget_loader_whose_collate_drops_samples(sets):
+    loader = DataLoader(TensorDataset(*sets["forget"]), batch_size=8, collate_fn=lambda rows: default_collate(rows[:5]))
+    assert "30 samples in a pass, got 20" in problems(model(), **{**sets, "forget": loader})[0]
+
+
+def test_a_sampler_that_may_read_the_other_set_is_doubted(task):
+    original, _, retain, validation = task
+    data = TensorDataset(*retain)
+    loader = DataLoader(data, sampler=WeightedRandomSampler([1.0] * 170, 20), batch_size=64)
+    texts = warned(original, forget=Subset(data, range(5)), retain=loader, validation=validation)
+    assert any("was not checked" in text for text in texts)
+
+
+class Columnwise(nn.Module):
+    """Reads a dict batch by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, features):
+        return self.layer(features)
+
+
+def as_columns(sets, **renamed):
+    names = {"x": "features", "y": "labels", **renamed}
+    return {name: {names["x"]: x, names["y"]: y} for name, (x, y) in sets.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda sets: as_columns(sets, x="x"), "forward takes 'features', the batch has 'x', 'labels'"),
+        (lambda sets: as_columns(sets, y="answer"), "under labels, label, label_ids, target, targets"),
+        (
+            lambda sets: as_columns({name: (x.double().numpy(), y) for name, (x, y) in sets.items()}),
+            "inputs are float64, the model's weights float32",
+        ),
+        (
+            lambda sets: as_columns({name: (x, y.tolist()) for name, (x, y) in sets.items()}, x="labels", y="features"),
+            "of shape",
+        ),
+        (
+            lambda sets: as_columns({name: ([str(row) for row in x], y) for name, (x, y) in sets.items()}),
+            "some of its inputs are no tensors",
+        ),
+    ],
+)
+def test_a_batch_that_the_model_cannot_take(sets, change, words):
+    assert words in problems(Columnwise(), **change(sets))[0]
+
+
+def test_columns_of_text_that_the_model_does_not_read_are_left_alone(task):
+    _, *parts = task
+    sets = as_columns(dict(zip(("forget", "retain", "validation"), parts, strict=True)))
+    sets["retain"]["user_id"] = np.array([f"user-{row}" for row in range(170)])
+    warned(Columnwise(), **sets)
+
+
+def spoilt(change):
+    made = model()
+    change(made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (lambda: nn.LazyLinear(3), "lazy"),
+        (lambda: nn.Linear(6, 3, device="meta"), "meta device"),
+        (lambda: nn.Linear(6, 3, dtype=torch.complex64), "complex"),
+        (lambda: nn.DataParallel(model()), "model.module"),
+        (lambda: torch.jit.script(model()), "ScriptModule"),
+        (lambda: nn.Embedding(6, 3, sparse=True), "sparse=False"),
+        (lambda: spoilt(lambda made: setattr(made, "lock", threading.Lock())), "can be copied"),
+        (lambda: spoilt(lambda made: setattr(made, "forward", lambda x: None)), "got NoneType"),
+        (lambda: spoilt(lambda made: setattr(made, "forward", lambda x: x.detach()[:, :3])), "depend on trainable"),
+        (lambda: spoilt(lambda made: setattr(made, "forward", lambda x: x.mean(0, keepdim=True))), "got (1, 6) and"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_model_that_cannot_be_used(sets, bad, words):
+    with pytest.raises(InvalidRequest, match=re.escape(words)):
+        unlearn(bad(), device="cpu", **sets)
+
+
+@pytest.mark.parametrize("region", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu")])
+def test_a_call_that_would_silently_do_something_else(sets, region):
+    made = model()
+    with region():
+        assert "gradients on and without autocast" in problems(made, **sets)[0]
+
+
+def test_inputs_that_are_not_finite_are_told_with_their_rows(task):
+    original, forget, (inputs, targets), validation = task
+    inputs = inputs.clone()
+    inputs[130, 2] = float("nan")
+    with pytest.warns(UnlearningWarning, match=r"retain: 1 of 170 .* \(rows 130\)"), pytest.raises(ArithmeticError):
+        unlearn(original, forget=forget, retain=(inputs, targets), validation=validation, batch_size=64, device="cpu")
+
+
+def test_ids_that_were_skipped_are_in_the_result(task):
+    _, _, retain, validation = task
+    columns = {**as_columns({"all": retain})["all"], "user": torch.arange(170) // 2}
+    parts = split(columns, ids=[3, 999], id_column="user", skip_unknown=True)
+    held_out = as_columns({"all": validation})["all"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unlearned = unlearn(Columnwise(), forget=parts.forget, retain=parts.retain, validation=held_out, device="cpu")
+    assert unlearned.settings["skipped_ids"] == ["999"]
+    assert unlearned.warnings[0].startswith("forget: 1 of the ids")
 
 
 def test_a_model_that_keeps_a_graph_cannot_be_copied(sets):

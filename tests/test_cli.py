@@ -48,6 +48,25 @@ def test_a_list_of_ids(tmp_path):
     assert not (tmp_path / "s").exists()
 
 
+def test_unknown_ids_are_skipped_where_asked(tmp_path):
+    (tmp_path / "ids.csv").write_text(" user_id ,why\n3,asked\n999,asked\n")
+    options = ("--forget", tmp_path / "ids.csv", "--id-column", "user_id")
+    refused = json.loads(run("unlearn", "tests.my_project:with_train", *options, "--plan", "--json").stdout)
+    assert refused["unknown_ids"] == ["999"]
+    assert "'999'" in refused["error"][0]
+    planned = run("unlearn", "tests.my_project:with_train", *options, "--plan", "--json", "--skip-unknown")
+    assert planned.exit_code == 0
+    assert json.loads(planned.stdout)["settings"]["skipped_ids"] == ["999"]
+
+
+def test_validation_rows_of_a_forgotten_id_are_left_out_and_told_once(tmp_path):
+    (tmp_path / "ids.csv").write_text("user_id\n3\n7\n")
+    options = ("--forget", tmp_path / "ids.csv", "--id-column", "user_id")
+    result = run("unlearn", "tests.my_project:with_users", *options, "--plan")
+    assert "validation 98" in result.stdout
+    assert (result.stdout + result.stderr).count("2 rows have an id that is to be forgotten") == 1
+
+
 def test_plan_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run("unlearn", f"{PROJECT}:sets", "--plan", "--json")
@@ -68,6 +87,9 @@ def test_plan_writes_nothing(tmp_path, monkeypatch):
         (f"{PROJECT}:no_dict", "expected a dict"),
         (f"{PROJECT}:incomplete", "'forgotten'"),
         (f"{PROJECT}:with_train", "--forget FILE --id-column NAME"),
+        (f"{PROJECT}:broken", ", in broken: KeyError: 'data'"),
+        (f"{PROJECT}:needs_something", "called without arguments"),
+        (f"{PROJECT}:lossy", ", in loss: RuntimeError: twenty is enough"),
     ],
 )
 def test_a_target_that_does_not_work(target, words, tmp_path):
@@ -75,6 +97,51 @@ def test_a_target_that_does_not_work(target, words, tmp_path):
     assert result.exit_code == REFUSED
     assert words in result.stderr.replace("\n", " ")
     assert not (tmp_path / "r").exists()
+
+
+def test_a_refusal_as_json(tmp_path):
+    result = run("unlearn", f"{PROJECT}:incomplete", "--plan", "--json")
+    assert result.exit_code == REFUSED
+    assert [text.split(":")[0] for text in json.loads(result.stdout)["error"]] == ["target"] * 4
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = (", "SyntaxError"),
+        ("import no_such_module", "in <module>: ModuleNotFoundError"),
+        ("1 / 0", "ZeroDivision"),
+    ],
+)
+def test_a_project_file_that_cannot_be_run(tmp_path, text, words):
+    file = tmp_path / "project.py"
+    file.write_text(f"\n{text}\n")
+    result = run("unlearn", f"{file}:sets", "--plan")
+    assert result.exit_code == REFUSED
+    assert "project.py:2" in result.stderr
+    assert words in result.stderr
+
+
+def test_the_traceback_is_there_where_asked(monkeypatch):
+    monkeypatch.setenv("NABLA_TAU_TRACEBACK", "1")
+    result = CliRunner().invoke(app, ["unlearn", f"{PROJECT}:broken", "--plan"])
+    assert isinstance(result.exception.__cause__, KeyError)
+    assert "NABLA_TAU_TRACEBACK" in run("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"", "an empty file"), (b"user_id;a\n1;2\n", "separate columns by commas"), (b"\xff\xfe", "UTF-8"),
+     (b"user_id\n\n", "got none"), (b"user_id\n" + b"9" * 200_000, "field limit")],
+)  # fmt: skip
+def test_a_list_of_ids_that_cannot_be_read(tmp_path, content, words):
+    (tmp_path / "ids.csv").write_bytes(content)
+    options = ("--forget", tmp_path / "ids.csv", "--id-column", "user_id")
+    result = run("unlearn", "tests.my_project:with_train", *options, "--plan")
+    assert result.exit_code == REFUSED
+    assert "1. --forget: " in result.stderr
+    assert words in result.stderr
 
 
 def test_all_problems_of_a_dict_are_listed():

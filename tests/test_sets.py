@@ -1,11 +1,13 @@
 """Any set is read batch by batch, each sample once, shared among processes without padding."""
 
-from itertools import chain
+import warnings
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -113,6 +115,55 @@ def test_base_rows_sees_through_subsets_and_loaders():
         assert base is samples
         assert found.tolist() == rows
     assert base_rows(DataLoader(samples, sampler=WeightedRandomSampler([1.0] * 11, 5)))[1] is None
+
+
+def test_a_batch_sampler_says_which_rows_and_how_many():
+    loader = DataLoader(Samples(), batch_sampler=BatchSampler(SubsetRandomSampler([7, 2, 5]), 2, drop_last=False))
+    source = open_set(loader, 256)
+    assert (source.size, source.batch_size, values(source)) == (3, 2, [[2, 5], [7]])
+    assert base_rows(loader)[1].tolist() == [2, 5, 7]
+
+
+class Sampler:
+    """A batch sampler that says it has two batches."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        return iter(self.batches() if callable(self.batches) else self.batches)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (DataLoader(Samples(), batch_sampler=Sampler(lambda: repeat([0, 1]))), "got more from Sampler"),
+        (DataLoader(Samples(), batch_sampler=Sampler(iter([[0], [1]]))), "got 0 from Sampler"),
+        (DataLoader(Samples(), sampler=SubsetRandomSampler([99])), r"row positions in \[0, 11\)"),
+        (Subset(Samples(), [True] * 11), r"numpy\.flatnonzero"),
+        (Subset(Samples(), [99]), r"row positions in \[0, 11\)"),
+        ((X, np.array(["a"] * 11)), "<U1 values at place 1"),
+        ({"x": X, "y": np.array([None, 3] * 4)}, "object values in 'y'"),
+        ((X, torch.tensor(3)), "a single value at place 1"),
+        ([X, Y[:3]], "pass columns as a tuple"),
+    ],
+)
+def test_what_cannot_be_read(data, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        open_set(data, 4)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "uint32", "float16", "bool"])
+def test_arrays_of_any_number(kind):
+    array = (np.arange(11) % 2).astype(kind)
+    array.setflags(write=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        source = open_set({"x": array}, 4)
+    assert [int(value) for batch in source.ordered() for value in batch["x"]] == [row % 2 for row in range(11)]
 
 
 def test_what_is_no_set():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nabla_tau import InvalidRequest, split
 from nabla_tau.sets import open_set
@@ -83,18 +83,75 @@ def test_hugging_face_columns():
         ({"fraction": 1.0}, r"\(0, 1\)"),
         ({"fraction": 0.0}, r"\(0, 1\)"),
         ({"ids": [1]}, "together"),
+        ({"ids": "user-1", "id_column": "user"}, r"ids: .*write \['user-1'\]"),
+        ({"ids": ["user-1"], "id_column": "user"}, "samples without column names: pass a dict"),
+        ({"forget": 3}, r"forget: .*write \[3\]"),
+        ({"forget": [0, 1] * 10}, "convert it to booleans"),
+        ({"forget": [[1], [2, 3]]}, "inhomogeneous"),
+        (
+            {"forget": lambda sample: sample["age"]},
+            r"test_splitting\.py:\d+, in <lambda>: TypeError.*on row 0, a tuple",
+        ),
+        ({"forget": lambda sample: None}, "neither True nor False"),
+        ({"classes": 3}, r"classes: .*write \[3\]"),
+        ({"classes": [99, "a"]}, r"\[99, 'a'\]"),
+        ({"classes": [[1]]}, "unhashable"),
+        ({"fraction": "half"}, "'half'"),
+        ({"fraction": 0.5, "seed": 1.5}, r"seed: expected a whole number"),
     ],
 )
 def test_what_does_not_fit(request_, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InvalidRequest, match=message):
         forgotten(**request_)
 
 
-def test_unknown_ids_are_named():
-    with pytest.raises(ValueError, match=r"1 of 2 that do not \('99'\)"):
-        split({"user": torch.arange(5), "x": torch.zeros(5)}, ids=[3, 99], id_column="user")
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter([1])
 
 
-def test_a_loader_is_not_split():
-    with pytest.raises(InvalidRequest, match=r"loader\.dataset"):
-        split(DataLoader(TensorDataset(INPUTS)), forget=[1])
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (DataLoader(TensorDataset(INPUTS)), r"loader\.dataset"),
+        (None, "got NoneType"),
+        (Stream(), "a stream cannot be read by row"),
+        ((), "empty set"),
+        ((INPUTS, TARGETS[:4]), r"\[4, 20\] rows"),
+        ({"x": INPUTS, "labels": np.array(["a"] * 19 + [3], dtype=object)}, "in 'labels'"),
+    ],
+)
+def test_what_cannot_be_split(train, message):
+    with pytest.raises(InvalidRequest, match=message):
+        split(train, forget=[1])
+
+
+def test_problems_come_together():
+    with pytest.raises(InvalidRequest) as caught:
+        split(None, ids="user-1", fraction=2)
+    assert [text.split(":")[0] for text in caught.value.problems] == ["split", "ids", "ids", "fraction", "train"]
+
+
+USERS = {"x": INPUTS, "labels": TARGETS, "user_id": np.array([f"user-{row // 2}" for row in range(20)])}
+
+
+def test_ids_may_be_text():
+    parts = split(USERS, ids=["user-3"], id_column="user_id")
+    assert parts.forget.indices == [6, 7]
+    batch = next(iter(open_set(parts.forget, 4).ordered()))
+    assert batch["user_id"] == ["user-3", "user-3"]
+
+
+def test_unknown_ids_are_refused_or_skipped_and_said():
+    ids = ["user-3", *(f"gone-{number}" for number in range(15))]
+    with pytest.raises(InvalidRequest, match=r"15 of 16 that do not .* 5 more") as caught:
+        split(USERS, ids=ids, id_column="user_id")
+    assert caught.value.details == {"unknown_ids": sorted(ids[1:])}
+    forget = split(USERS, ids=ids, id_column="user_id", skip_unknown=True).forget
+    assert (forget.indices, forget.unknown_ids) == ([6, 7], sorted(ids[1:]))
+    assert "15 of the ids" in forget.remark
+
+
+def test_a_column_of_another_name_is_suggested():
+    with pytest.raises(InvalidRequest, match="write 'user_id'"):
+        split(USERS, ids=["user-3"], id_column="userid")

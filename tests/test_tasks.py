@@ -42,6 +42,10 @@ def test_no_doubt(outputs, target, expected):
         (torch.zeros(4, 2), torch.tensor([[0.3, 0.7]] * 4), ["multi_label", "regression"]),
         (torch.zeros(4, 6, 3), torch.zeros(4, 6).long(), ["token_classification", "causal_language_model"]),
         (torch.zeros(4, 3, 8, 8), torch.zeros(4, 8, 8).long(), ["classification", "regression"]),
+        (torch.zeros(4, 3), torch.tensor([0.0, 1, 2, 0]), ["classification (with targets.long()"]),
+        (torch.zeros(4, 3), torch.tensor([[0], [1], [2], [0]]), ["classification (with targets.long()"]),
+        (torch.zeros(4, 3), torch.tensor([0.0, 1, float("nan"), 0]), ["classification (once every sample has"]),
+        (torch.zeros(4, 3), ["cat", "dog", "cat", "cow"], ["classification"]),
     ],
 )
 def test_doubt_names_the_choices(outputs, target, choices):

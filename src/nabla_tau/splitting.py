@@ -96,6 +96,8 @@ def split(
             )
         data = as_dataset(train)
         size = len(data)
+        if size == 0:
+            problems.append("train: expected samples, got an empty set.")
     problems.refuse()
     advice = "see what the training set holds, and what was asked for."
     with problems.gathered(given[0], "a request that fits the training set", advice):
@@ -256,8 +258,8 @@ def _of_predicate(data: Any, predicate: Callable[[Any], Any]) -> np.ndarray[Any,
                 raise TypeError(f"the predicate gave {answer!r}, which is neither True nor False")
             mask[row] = bool(answer)
         except Exception as error:
-            keys = f"a dict with {', '.join(map(repr, sample))}" if isinstance(sample, Mapping) else "no dict"
-            error.add_note(f"on row {row}, a {type(sample).__name__}, {keys}")
+            keys = f" with {', '.join(map(repr, sample))}" if isinstance(sample, Mapping) else ""
+            error.add_note(f"on row {row}, a {type(sample).__name__}{keys}")
             raise
     return mask
 
