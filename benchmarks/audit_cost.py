@@ -131,9 +131,8 @@ def show(found: Json) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    table = Table(
-        title=f"audit() of two models; {FORGET:,} forget, {RETAIN:,} retain, {TEST:,} test", title_justify="left"
-    )
+    console.print(f"audit() of two models on {FORGET:,} forget, {RETAIN:,} retain and {TEST:,} test samples")
+    table = Table()
     for heading in ("", "scores", "seconds", "of it forward", "peak memory"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for kind, audited in found["audits"].items():

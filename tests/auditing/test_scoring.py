@@ -3,10 +3,10 @@
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nabla_tau import losses
-from nabla_tau.auditing.scoring import score
+from nabla_tau.auditing.scoring import rows_change, score
 from nabla_tau.engine import start_engine
 from nabla_tau.sets import open_set
 from tests.conftest import clusters, require
@@ -87,3 +87,24 @@ def test_not_finite():
     inputs[7] = torch.nan
     with pytest.raises(ValueError, match=r"1 samples in the score 'loss' \(places 7\)"):
         scored(network(), (inputs, targets), batch_size=4)
+
+
+class Augmented(Dataset):
+    """Training samples as they are often given: disturbed, and each time anew."""
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, row):
+        return self.inputs[row] + 0.1 * torch.randn(6), self.targets[row]
+
+
+@pytest.mark.parametrize("wrapped", [lambda data: data, lambda data: DataLoader(data, batch_size=4, shuffle=True)])
+def test_rows_that_change_are_noticed(wrapped):
+    data = clusters(20, 1)
+    assert rows_change(open_set(wrapped(Augmented(*data)), 4))
+    assert not rows_change(open_set(wrapped(TensorDataset(*data)), 4))
+    assert not rows_change(open_set(wrapped([({"text": "a", "x": inputs}, 1.5) for inputs in data[0]]), 4))

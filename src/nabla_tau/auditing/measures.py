@@ -7,7 +7,7 @@ import numpy as np
 from scipy.stats import rankdata
 from sklearn.metrics import f1_score, r2_score
 
-from nabla_tau.auditing.attacks import boosted_attack
+from nabla_tau.auditing.attacks import FOLDS, boosted_attack
 from nabla_tau.auditing.bands import bootstrap_interval, mean_interval
 from nabla_tau.auditing.distances import energy_distance, kolmogorov_smirnov
 from nabla_tau.auditing.equivalence import certified_margin, holm
@@ -15,12 +15,16 @@ from nabla_tau.auditing.predictions import calibration_error
 from nabla_tau.auditing.ranks import auc
 from nabla_tau.auditing.rates import exact_rate, tpr_at_fpr
 from nabla_tau.auditing.residual import over_forgetting, residual_fraction, worst_samples
+from nabla_tau.auditing.samples import FEWEST
 from nabla_tau.auditing.scoring import Numbers, Scores
 from nabla_tau.auditing.verdict import FEWEST_UNSEEN, LEVEL
 from nabla_tau.membership import SPLITS, attack
 
 PRIMARY = "loss"
 """The attack that is declared beforehand: AUC of −loss. The others are a family, corrected by Holm."""
+
+FEWEST_SAMPLES = FOLDS * FEWEST
+"""What each set needs: attack and residual fraction look at halves of it."""
 
 FPRS = (0.01, 0.001)
 SETS = ("forget", "retain", "test")
@@ -43,7 +47,7 @@ def measure_model(name: str, scores: dict[str, Scores], matched: Numbers, task: 
         than an unseen one; losses in nats or squared units of the target; shares in [0, 1].
 
     Raises:
-        ValueError: if forget set or matched test set has fewer than 10 samples.
+        ValueError: if forget set, retain set or matched test set has fewer than 20 samples.
 
     Example:
         >>> generator = np.random.default_rng(0)
@@ -94,7 +98,7 @@ def measure_model(name: str, scores: dict[str, Scores], matched: Numbers, task: 
         "over_forgetting": over,
         "histogram": _histogram(scores),
         "roc": _roc(forget.bank[PRIMARY], test.bank[PRIMARY]),
-        "retain_exposure": _auc_estimate(retain.bank[PRIMARY], scores["test"].bank[PRIMARY]),
+        "retain_exposure": _exposure(scores, matched),
     }  # fmt: skip
 
 
@@ -224,8 +228,13 @@ def _r2(predictions: Numbers, targets: Numbers) -> float:
     return float(r2_score(targets, predictions))
 
 
-def _auc_estimate(members: Numbers, others: Numbers) -> Measured:
-    area = auc(members, others)
+def _exposure(scores: dict[str, Scores], matched: Numbers) -> Measured | None:
+    """AUC of the retain set against test samples comparable to it: where a class was removed, those of the others."""
+    test = scores["test"].bank[PRIMARY]
+    others = np.delete(test, matched) if len(matched) < len(test) else test
+    if len(others) < FEWEST:
+        return None
+    area = auc(scores["retain"].bank[PRIMARY], others)
     return _estimate(area.value, area.low, area.high)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nabla_tau.auditing.bank import Bank, classification_bank, multi_label_bank, regression_bank, token_bank
-from nabla_tau.batches import Batch, rows_in, target_of, to_device
+from nabla_tau.batches import Batch, leaves, rows_in, target_of, to_device
 from nabla_tau.engine import Engine
 from nabla_tau.losses import (
     PerSampleLoss,
@@ -109,6 +109,38 @@ def score(model: nn.Module, loss: PerSampleLoss, source: Source, engine: Engine)
     scores = everything.take(np.flatnonzero(joined["counted"]))
     _require_finite(scores)
     return scores
+
+
+def rows_change(source: Source, rows: int = 8) -> bool:
+    """Whether a set reads differently the second time, as under random augmentation: then its losses are not its own.
+
+    Args:
+        source: the set.
+        rows: how many of its first rows are read twice.
+
+    Returns:
+        True if any number differs.
+
+    Example:
+        >>> from nabla_tau.sets import open_set
+        >>> rows_change(open_set([(torch.ones(3), 0), (torch.zeros(3), 1)], batch_size=2))
+        False
+    """
+    places = torch.arange(min(rows, source.size))
+
+    def read() -> Any:
+        if source.loader is not None:
+            return [source.loader.dataset[place] for place in places.tolist()]
+        assert source.fetch is not None
+        return source.fetch(places)
+
+    first, again = leaves(read()), leaves(read())
+    return any(not _equal(one, two) for one, two in zip(first, again, strict=True))
+
+
+def _equal(one: Any, two: Any) -> bool:
+    both_tensors = isinstance(one, Tensor) and isinstance(two, Tensor)
+    return torch.equal(one, two) if both_tensors else np.array_equal(np.asarray(one), np.asarray(two))
 
 
 def _require_finite(scores: Scores) -> None:
