@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from nabla_tau.auditing.measures import FEWEST_SAMPLES, measure_model
 from nabla_tau.auditing.scoring import Scores
 from nabla_tau.auditing.verdict import decide
+from nabla_tau.membership import attack_accuracy, entropies
 
 CALM = {"test_vs_test": {"alarm": False}, "original": {"alarm": True}, "blind": {"alarm": False}}
 
@@ -95,3 +97,18 @@ def test_the_fewest_samples_are_enough_and_one_less_is_not(short):
     sizes[short] -= 1
     with pytest.raises(ValueError, match=f"at least {FEWEST_SAMPLES}"):
         measured(*(generator.random(size) for size in sizes))
+
+
+def test_the_papers_attacks_on_labels_sum_losses_and_take_the_softmax_over_labels():
+    """The notebooks' definitions, from logits; the per-sample loss here is a mean over labels."""
+    generator = np.random.default_rng(0)
+    sides, losses, disorder = {}, {}, {}
+    for name, sharpness in (("forget", 3.0), ("retain", 3.0), ("test", 1.0)):
+        logits, labels = sharpness * generator.normal(size=(60, 4)), generator.integers(0, 2, (60, 4))
+        losses[name] = np.logaddexp(0, -logits * (2 * labels - 1)).mean(1)
+        disorder[name] = entropies(logits)
+        bank = {"loss": -losses[name], "correct": ((logits > 0) == labels).mean(1)}
+        sides[name] = Scores(bank, expit(logits), labels, np.arange(60))
+    found = measure_model("m", sides, np.arange(60), "multi_label")["paper_attacks"]
+    assert found["losses"]["accuracy"] == attack_accuracy(4 * losses["forget"], 4 * losses["test"])
+    assert found["entropies"]["accuracy"] == pytest.approx(attack_accuracy(disorder["forget"], disorder["test"]))

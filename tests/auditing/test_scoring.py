@@ -108,3 +108,10 @@ def test_rows_that_change_are_noticed(wrapped):
     assert rows_change(open_set(wrapped(Augmented(*data)), 4))
     assert not rows_change(open_set(wrapped(TensorDataset(*data)), 4))
     assert not rows_change(open_set(wrapped([({"text": "a", "x": inputs}, 1.5) for inputs in data[0]]), 4))
+
+
+def test_sure_labels_keep_their_odds():
+    """In single precision, 1 − p of a logit of 18 would be 0; the entropy over labels needs it."""
+    logits, targets = torch.tensor([[18.0, 14.0, -3.0]] * 10), torch.ones(10, 3)
+    p = scored(nn.Identity(), (logits, targets), losses.multi_label).predictions
+    assert p / (1 - p) == pytest.approx(logits.double().exp().numpy())

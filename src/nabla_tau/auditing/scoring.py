@@ -190,7 +190,7 @@ def _score_batch(
     counted = loss.labelled(batch).cpu() if isinstance(loss, TokenLoss) else torch.ones(rows_in(batch)).bool()
     record.output = record.linear = None
     with engine.autocast(), WithoutDropout():
-        losses = loss(model, batch).double()
+        losses = _where_float64_is(loss(model, batch)).double()
     bank, predictions, targets = _from_outputs(loss, batch, record, len(losses))
     found = {"bank:loss": -losses, **{f"bank:{name}": values for name, values in bank.items()}}
     found |= {"predictions": predictions, "targets": targets, "counted": counted}
@@ -203,7 +203,7 @@ def _from_outputs(
     """Bank, predictions and targets of a ready-made loss; nothing for one of the user's own."""
     nothing = torch.zeros(size, 0)
     if isinstance(loss, TokenLoss):
-        logits, labels = logits_in(record.output), loss.labels(batch)
+        logits, labels = map(_where_float64_is, (logits_in(record.output), loss.labels(batch)))
         if loss.shifted:
             logits, labels = logits[:, :-1], labels[:, 1:]
         return token_bank(logits, labels), nothing, nothing
@@ -215,8 +215,15 @@ def _from_outputs(
         inputs, output = record.linear
         if torch.equal(output.to(logits.dtype), logits):
             features = inputs
-    bank = BANKS[loss](logits, target, features)
+    logits, target = _where_float64_is(logits), _where_float64_is(target)
+    bank = BANKS[loss](logits, target, None if features is None else _where_float64_is(features))
     flat = logits.reshape(len(logits), -1)
     if loss is classification:
         return bank, flat.softmax(1), target
-    return bank, flat if loss is regression else flat.sigmoid(), target.reshape(len(target), -1)
+    predictions = flat if loss is regression else flat.double().sigmoid()  # 1 − p is exact where p is nearly 1
+    return bank, predictions, target.reshape(len(target), -1)
+
+
+def _where_float64_is(tensor: Tensor) -> Tensor:
+    """The tensor on a device that has float64."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
