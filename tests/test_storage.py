@@ -114,6 +114,9 @@ def test_no_pickle_is_loaded(result, tmp_path):
 
 
 def test_what_a_reader_sees_says_that_the_target_was_missed(result):
-    result.settings.update(steps_done=4, forget_loss_before=0.1, forget_loss_after=0.2, target_loss_after=1.0)
-    assert "target NOT reached" in str(result)
+    result.settings.update(steps_done=4, damaged=True)
+    for name, (before, after) in {"forget": (0.1, 0.2), "retain": (0.1, 0.9), "target": (1.0, 1.1)}.items():
+        result.settings.update({f"{name}_loss_before": before, f"{name}_loss_after": after})
+    assert "target NOT reached, model DAMAGED" in str(result)
+    assert "forget 0.1 -> 0.2, retain 0.1 -> 0.9, unseen 1 -> 1.1" in str(result)
     assert "look at this" in str(result)

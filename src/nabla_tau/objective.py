@@ -7,6 +7,7 @@
 Trippa, Campagnano, Bucarelli, Tolomei, Silvestri: ∇τ, arXiv:2403.14339 (2024).
 """
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -61,10 +62,12 @@ def descend(
     *,
     alpha: float,
     target_loss: float,
+    largest_weight: float = math.inf,
 ) -> Step:
     """One step of ∇τ on a pair of batches: the optimiser is given ∇L = −w · ∇L_f + (1 − α) · ∇L_r.
 
-    Where w is 0, the forget batch costs no backward pass.
+    Where w is 0, the forget batch costs no backward pass. A bound on w makes the square of the objective linear from
+    there on, as in Huber's loss: far from the target the pull no longer grows.
 
     Args:
         problem: model, loss and processes.
@@ -73,6 +76,7 @@ def descend(
         retain_batch: this process's share of the retain batch.
         alpha: forget weight α.
         target_loss: target loss τ, a constant of the gradient.
+        largest_weight: bound on w; none as published.
 
     Returns:
         Losses and sizes of both global batches, and w, all before the step.
@@ -96,7 +100,7 @@ def descend(
     """
     forget = problem.batch_loss(forget_batch)
     forget_loss = finite(float(forget.value), "a forget batch")
-    weight = ascent_weight(forget_loss, target_loss, alpha)
+    weight = min(ascent_weight(forget_loss, target_loss, alpha), largest_weight)
     if weight > 0:
         problem.backward(-weight * forget.local)
     sizes = forget.size

@@ -35,11 +35,13 @@ class Unlearned:
         seconds: duration of the whole call.
 
     Example:
-        >>> losses = {"forget_loss_before": 0.1, "forget_loss_after": 2.0, "target_loss_after": 2.1}
-        >>> settings = {"method": "nabla_tau", "steps_done": 160, **losses}
+        >>> before = {"forget_loss_before": 0.1, "retain_loss_before": 0.1, "target_loss_before": 2.2}
+        >>> after = {"forget_loss_after": 2.0, "retain_loss_after": 0.1, "target_loss_after": 2.1}
+        >>> settings = {"method": "nabla_tau", "steps_done": 160, "damaged": False, **before, **after}
         >>> print(Unlearned(nn.Linear(2, 2), [], settings, reached_target=True, seconds=4.0))
         nabla_tau: 0 epochs, 160 steps, 4.0 s
-        forget loss 0.1 -> 2, unseen data 2.1: target reached
+        mean loss: forget 0.1 -> 2, retain 0.1 -> 0.1, unseen 2.2 -> 2.1
+        target reached
     """
 
     model: nn.Module
@@ -54,9 +56,13 @@ class Unlearned:
         settings = self.settings
         lines = [
             f"{settings['method']}: {len(self.epochs)} epochs, {settings['steps_done']} steps, {self.seconds:.1f} s",
-            f"forget loss {settings['forget_loss_before']:.4g} -> {settings['forget_loss_after']:.4g}, "
-            f"unseen data {settings['target_loss_after']:.4g}: target "
-            + ("reached" if self.reached_target else "NOT reached"),
+            "mean loss: "
+            + ", ".join(
+                f"{name} {settings[f'{key}_loss_before']:.4g} -> {settings[f'{key}_loss_after']:.4g}"
+                for name, key in (("forget", "forget"), ("retain", "retain"), ("unseen", "target"))
+            ),
+            f"target {'reached' if self.reached_target else 'NOT reached'}"
+            + (", model DAMAGED" if settings["damaged"] else ""),
         ]
         if "batch_size_reason" in settings:
             lines.append(f"batch size {settings['batch_size']['forget']}: {settings['batch_size_reason']}")

@@ -105,11 +105,14 @@ def unlearned_view(unlearned: Unlearned) -> Group:
     """Every pass (twelve of them, where there are more), and how it ended; warnings were shown when they came up.
 
     Example:
-        >>> losses = {"forget_loss_before": 0.1, "forget_loss_after": 2.0, "target_loss_after": 2.1}
-        >>> view = unlearned_view(Unlearned(None, [], {"method": "nabla_tau", "steps_done": 160, **losses}, True))
+        >>> before = {"forget_loss_before": 0.1, "retain_loss_before": 0.1, "target_loss_before": 2.2}
+        >>> after = {"forget_loss_after": 2.0, "retain_loss_after": 0.1, "target_loss_after": 2.1}
+        >>> settings = {"method": "nabla_tau", "steps_done": 160, "damaged": False, **before, **after}
+        >>> view = unlearned_view(Unlearned(None, [], settings, True))
         >>> print(view.renderables[-1])
         nabla_tau: 0 epochs, 160 steps, 0.0 s
-        forget loss 0.1 -> 2, unseen data 2.1: target reached
+        mean loss: forget 0.1 -> 2, retain 0.1 -> 0.1, unseen 2.2 -> 2.1
+        target reached
     """
     table = Table(title="Mean losses and ascent weight of each pass", title_justify="left", pad_edge=False)
     for heading in ("epoch", "α", "target", "forget", "retain", "ascent weight", "seconds"):
@@ -120,7 +123,7 @@ def unlearned_view(unlearned: Unlearned) -> Group:
         values = (epoch.alpha, epoch.target_loss, epoch.forget_loss, epoch.retain_loss, epoch.ascent_weight)
         shown_values = ("–" if value is None else f"{value:.4g}" for value in values)
         table.add_row(str(number + 1), *shown_values, f"{epoch.seconds:.2f}")
-    style = "green" if unlearned.reached_target else "bold yellow"
+    style = "green" if unlearned.reached_target and not unlearned.settings["damaged"] else "bold yellow"
     return Group(table, Text(str(replace(unlearned, warnings=[])), style=style))
 
 

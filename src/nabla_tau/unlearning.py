@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from nabla_tau.memory import (
     state_bytes,
 )
 from nabla_tau.modes import WithoutDropout, unlearning_modes
-from nabla_tau.problem import Method, Problem
+from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
 from nabla_tau.sets import Source, generators_of, open_set
 from nabla_tau.storage import Unlearned
@@ -75,7 +76,8 @@ def unlearn(
 
     Warns:
         UnlearningWarning: if rows of two sets have the same content, if samples have no labelled token, if the forget
-            set costs as much as unseen data from the start, or if the target was not reached.
+            set costs as much as unseen data from the start, if the target was not reached, or if unseen data or the
+            retain set ended much dearer than before.
 
     Example:
         >>> import torch, nabla_tau
@@ -124,28 +126,34 @@ class Request:
         """Check, copy, unlearn, measure."""
         started = time.perf_counter()
         with self.prepared() as problem:
-            before = self.measure(problem)
-            if before[0] >= before[1]:
+            before = measure(problem)
+            if before.forget >= before.unseen:
                 self.warn(
                     problem,
-                    f"forget: its mean loss, {before[0]:.4g}, is not below that of unseen data, {before[1]:.4g}: the "
-                    "target gives no push. This does not show that nothing is remembered.",
+                    f"forget: its mean loss, {before.forget:.4g}, is not below that of unseen data, "
+                    f"{before.unseen:.4g}: the target gives no push. This does not show that nothing is remembered.",
                 )
             epochs = list(self.method(problem))
-            after = self.measure(problem)
-        reached = after[0] >= after[1] - (1 - REACHED) * abs(after[1] - before[0])
+            after = measure(problem)
+        reached = after.forget >= after.unseen - (1 - REACHED) * abs(after.unseen - before.forget)
         if not reached:
             self.warn(
                 problem,
-                f"the target was not reached: the forget loss went from {before[0]:.4g} to {after[0]:.4g}, unseen data "
-                f"costs {after[1]:.4g}.",
+                f"the target was not reached: the forget loss went from {before.forget:.4g} to {after.forget:.4g}, "
+                f"unseen data costs {after.unseen:.4g}.",
             )
+        harm = damage(before, after)
+        for text in harm:
+            self.warn(problem, text)
         problem.settings.update(
             steps_done=problem.steps,
-            forget_loss_before=before[0],
-            target_loss_before=before[1],
-            forget_loss_after=after[0],
-            target_loss_after=after[1],
+            forget_loss_before=before.forget,
+            retain_loss_before=before.retain,
+            target_loss_before=before.unseen,
+            forget_loss_after=after.forget,
+            retain_loss_after=after.retain,
+            target_loss_after=after.unseen,
+            damaged=bool(harm),
             reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after",
         )
         return Unlearned(
@@ -292,15 +300,73 @@ class Request:
             },
         }
 
-    def measure(self, problem: Problem) -> tuple[float, float]:
-        """(forget loss, target loss) of the current model."""
-        return problem.mean_loss(problem.forget), problem.mean_loss(problem.validation)
-
     def warn(self, problem: Problem, text: str) -> None:
         """Warn once, on the main process, and keep the warning with the result."""
         problem.warnings.append(text)
         if problem.engine.is_main:
             warnings.warn(text, UnlearningWarning, stacklevel=4)
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Mean losses of one model, in the units of ℓ: forget set, a sample of the retain set, validation set."""
+
+    forget: float
+    retain: float
+    unseen: float
+
+
+def measure(problem: Problem) -> Losses:
+    """Mean losses of the current model; of the retain set, over a random sample as large as the validation set.
+
+    Raises:
+        NonFiniteLoss: if one is not finite.
+
+    Example:
+        >>> x, y = torch.arange(6.0)[:, None], torch.full((6,), 0.5)  # f(x) = x, so errors are x − ½
+        >>> sets = (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:])
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = model.weight.data.fill_(1)
+        >>> with Request(model, *sets, device="cpu").prepared() as problem:
+        ...     measure(problem)
+        Losses(forget=0.25, retain=4.25, unseen=16.25)
+    """
+    total, size = 0.0, 0
+    sample = islice(problem.one_pass(problem.retain, problem.generator(3)), problem.validation.batches)
+    with torch.no_grad():
+        for batch in sample:
+            loss = problem.batch_loss(batch)
+            total, size = total + float(loss.value) * loss.size, size + loss.size
+    retain = finite(total / max(size, 1), "the retain set")
+    return Losses(problem.mean_loss(problem.forget), retain, problem.mean_loss(problem.validation))
+
+
+def damage(before: Losses, after: Losses) -> list[str]:
+    """Signs that the model lost more than the forget set.
+
+    Unseen data that costs half as much again as it did, or a retain loss that went more than half of the way from
+    where it was to what unseen data cost.
+
+    Example:
+        >>> damage(Losses(0.1, 0.1, 2.0), Losses(2.0, 0.1, 2.1))
+        []
+        >>> for text in damage(Losses(0.1, 0.1, 2.0), Losses(4.0, 1.6, 4.0)):
+        ...     print(text)
+        unseen data costs 4 instead of 2: ...
+        the retain set costs 1.6 instead of 0.1: ...
+    """
+    found = []
+    if after.unseen > before.unseen + abs(before.unseen) / 2:
+        found.append(
+            f"unseen data costs {after.unseen:.4g} instead of {before.unseen:.4g}: the model lost more than the forget "
+            "set; compare its accuracy with the original's before using it."
+        )
+    if after.retain > max(before.retain + abs(before.retain) / 2, (before.retain + before.unseen) / 2):
+        found.append(
+            f"the retain set costs {after.retain:.4g} instead of {before.retain:.4g}: what was to be kept is damaged; "
+            "compare the accuracy on it with the original's before using the model."
+        )
+    return found
 
 
 def _copy(model: nn.Module) -> nn.Module:
