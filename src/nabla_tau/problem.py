@@ -271,6 +271,7 @@ def finite(value: float, what: str) -> float:
     if not math.isfinite(value):
         raise NonFiniteLoss(
             f"Expected finite losses, got {value} for {what}: the model passed in is unchanged; check the inputs for "
-            "values out of scale and the per-sample loss for a logarithm or division by zero."
+            "values out of scale, the per-sample loss for a logarithm or division by zero, and the method's learning "
+            "rate."
         )
     return value
