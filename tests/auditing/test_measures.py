@@ -55,6 +55,8 @@ def test_swapping_forget_and_unseen_samples_mirrors_areas_and_leaves_distances()
         )
     assert one["boosted"]["auc"]["value"] == pytest.approx(other["boosted"]["auc"]["value"])
     assert one["margin"] == pytest.approx(other["margin"])
+    assert one["ks"]["low"] < one["ks"]["value"] < one["ks"]["high"]
+    assert one["energy"]["samples"] == other["energy"]["samples"][::-1] == [80, 110]
 
 
 def test_unseen_samples_pass_and_holm_counts_every_test_but_the_primary():

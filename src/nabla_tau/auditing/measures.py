@@ -86,8 +86,9 @@ def measure_model(name: str, scores: dict[str, Scores], matched: Numbers, task: 
         "attacks": attacks,
         "boosted": {"auc": _estimate(boosted.auc, boosted.low, boosted.high), "p": boosted.p,
                     "p_adjusted": adjusted["boosted"]},
-        "ks": {"value": ks.value, "p": ks.p, "p_adjusted": adjusted["ks"]},
-        "energy": {"value": energy.value, "p": energy.p, "p_adjusted": adjusted["energy"]},
+        "ks": {**_estimate(ks.value, ks.low, ks.high), "p": ks.p, "p_adjusted": adjusted["ks"]},
+        "energy": {"value": energy.value, "p": energy.p, "p_adjusted": adjusted["energy"],
+                   "samples": [energy.members, energy.non_members]},
         "margin": certified_margin(auc(forget.bank[PRIMARY], test.bank[PRIMARY])),
         "residual": {
             "fraction": None
