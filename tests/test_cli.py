@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 from typer.testing import CliRunner
 
 from nabla_tau import load
-from nabla_tau.cli import INTERRUPTED, REFUSED, TARGET_NOT_REACHED, app
+from nabla_tau.cli import INTERRUPTED, REFUSED, WITH_RESERVATIONS, app
+from nabla_tau.storage import Unlearned
 from nabla_tau.unlearning import Request
 from tests import my_project
 
 PROJECT = Path(my_project.__file__)
-DONE = (0, TARGET_NOT_REACHED)
+DONE = (0, WITH_RESERVATIONS)
 
 
 def run(*arguments):
@@ -188,3 +190,20 @@ def test_env():
 def test_help_has_examples():
     for command in ("demo", "unlearn", "env"):
         assert f"nabla-tau {command}" in run(command, "--help").stdout
+
+
+def test_a_result_that_cannot_be_saved_is_kept_elsewhere(tmp_path, monkeypatch):
+    saved = Unlearned.save
+
+    def full(self, folder):
+        if Path(folder) == tmp_path / "run":
+            raise OSError("No space left on device")
+        return saved(self, folder)
+
+    monkeypatch.setattr(Unlearned, "save", full)
+    result = run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "run", "--json")
+    reported = json.loads(result.stdout)
+    folder = Path(reported["output"])
+    assert "No space left on device" in reported["warnings"][-1]
+    assert load(folder, my_project.network()).settings["method"] == "nabla_tau"
+    shutil.rmtree(folder)

@@ -120,3 +120,11 @@ def test_what_a_reader_sees_says_that_the_target_was_missed(result):
     assert "target NOT reached, model DAMAGED" in str(result)
     assert "forget 0.1 -> 0.2, retain 0.1 -> 0.9, unseen 1 -> 1.1" in str(result)
     assert "look at this" in str(result)
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="below the file"):
+        storage.require_free(tmp_path / "file" / "below" / "run")
+    storage.require_free(tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

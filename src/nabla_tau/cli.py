@@ -1,22 +1,26 @@
-"""The command line: demo, unlearn, env. torch is imported inside the commands, so that --help is quick."""
+"""The command line: demo, unlearn, audit, env. torch is imported inside the commands, so that --help is quick."""
 
 import json
 import os
 import platform
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from nabla_tau.errors import InvalidRequest, told
 
-REFUSED, TARGET_NOT_REACHED, INTERRUPTED = 1, 3, 130
+if TYPE_CHECKING:
+    from nabla_tau.storage import Unlearned
+
+REFUSED, WITH_RESERVATIONS, INTERRUPTED = 1, 3, 130
 TRACEBACK = "NABLA_TAU_TRACEBACK"
 
 app = typer.Typer(
@@ -25,8 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     help="∇τ: take samples out of a trained model, without hyperparameters.",
-    epilog="Exit codes: 0 done · 1 the request was refused or failed · 2 usage · 3 done and saved, but the target "
-    "was not reached (0 under a launcher of several processes) · 130 interrupted.\n\n"
+    epilog="Exit codes: 0 done · 1 the request was refused or failed · 2 usage · 3 done and saved, with "
+    "reservations: target not reached, model damaged, or, of an audit, any verdict but that nothing was detectable "
+    "(0 under a launcher of several processes) · 130 interrupted.\n\n"
     "Environment: NABLA_TAU_TRACEBACK=1 shows the Python traceback of an error.",
 )
 
@@ -145,15 +150,16 @@ def unlearn(
         with progress_bar(err) as (say, step):
             say("unlearning")
             unlearned = Request(**arguments, on_step=step).run()
-        folder = unlearned.save(output or Path())
+        folder = save(unlearned, output or Path())
         if is_main():
             if as_json:
                 print_json({"output": str(folder), **unlearned.record()})
             else:
                 out.print(unlearned_view(unlearned))
                 out.print(f"written to {folder}", soft_wrap=True)
-        if not unlearned.reached_target and "RANK" not in os.environ:  # launchers take any other code for a crash
-            raise typer.Exit(TARGET_NOT_REACHED)
+        fine = unlearned.reached_target and not unlearned.settings["damaged"]
+        if not fine and "RANK" not in os.environ:  # launchers take any other code for a crash
+            raise typer.Exit(WITH_RESERVATIONS)
 
 
 @app.command(
@@ -205,7 +211,7 @@ def audit(
                 out.print(str(report))
                 out.print(f"written to {folder}", soft_wrap=True)
         if report.verdict["kind"] != "none_detectable" and "RANK" not in os.environ:
-            raise typer.Exit(TARGET_NOT_REACHED)
+            raise typer.Exit(WITH_RESERVATIONS)
 
 
 @app.command(epilog="Example:  nabla-tau env --json")
@@ -228,6 +234,17 @@ def env(as_json: JsonOption = False) -> None:
             return
         for name, value in facts.items():
             out.print(f"{name:<14} {', '.join(value) if isinstance(value, list) else value}")
+
+
+def save(unlearned: "Unlearned", output: Path) -> Path:
+    """Save where it was asked for; if that fails, where it cannot be lost."""
+    try:
+        return unlearned.save(output)
+    except OSError as error:
+        folder = unlearned.save(Path(tempfile.mkdtemp(prefix="nabla-tau-")))
+        unlearned.warnings.append(f"{output} could not be written ({error}); the result is in {folder}.")
+        warnings.warn(unlearned.warnings[-1], stacklevel=2)
+        return folder
 
 
 def require_together(forget: Path | None, id_column: str | None, skip_unknown: bool) -> None:

@@ -169,10 +169,12 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
 
 
 def require_free(folder: Path) -> None:
-    """Make sure that nothing would be overwritten.
+    """Make sure, before hours are spent, that `save` could write here and would overwrite nothing.
 
     Raises:
         FileExistsError: if the folder holds a file that `save` writes, or is itself a file.
+        NotADirectoryError: if it would lie below a file.
+        PermissionError: if it, or the folder it would be made in, cannot be written to.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -189,6 +191,17 @@ def require_free(folder: Path) -> None:
         raise FileExistsError(
             f"Expected a folder without {' and '.join(taken)}, got {folder}: choose another folder or move the file."
         )
+    for place in {_nearest(folder), _nearest(folder.absolute().parent)}:  # files are put together beside the folder
+        if not place.is_dir():
+            raise NotADirectoryError(f"Expected a folder, got {folder} below the file {place}: choose another name.")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(f"Expected a folder to write to, got {place}, which is not: choose another.")
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    return next(place for place in (folder, *folder.parents) if place.exists())
 
 
 @contextmanager

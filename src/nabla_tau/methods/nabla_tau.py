@@ -172,7 +172,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             )
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
         yield done
-        at_rest = at_rest and done.ascent_weight == 0 and done.retain_loss <= retain_loss_before
+        repaired = done.retain_loss is not None and done.retain_loss <= retain_loss_before
+        at_rest = at_rest and done.ascent_weight == 0 and repaired
         schedule.step()
 
 
