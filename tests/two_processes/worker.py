@@ -1,11 +1,13 @@
 """The cases of `test_two_processes.py`. As a script, run by any number of processes, it leaves results in a folder.
 
-python -m torch.distributed.run --standalone --nproc-per-node 2 worker.py FOLDER
+python -m torch.distributed.run --standalone --nproc-per-node 2 --module tests.two_processes.worker FOLDER
 """
 
+import math
 import os
 import sys
 import warnings
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau import UnlearningWarning, losses, methods, unlearn
+from tests.methods.cases import SETTINGS
 
 CLASSES, TOKENS, UNLABELLED = 4, 12, -100
 
@@ -23,9 +26,9 @@ CLASSES, TOKENS, UNLABELLED = 4, 12, -100
 class Images(nn.Module):
     """A CNN with a layer that only few samples pass through, and one that none does."""
 
-    def __init__(self):
+    def __init__(self, *in_between):
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3))
+        self.features = nn.Sequential(nn.Conv2d(1, 6, 3), *in_between, nn.ReLU(), nn.Flatten())
         self.head = nn.Linear(96, CLASSES)
         self.rare = nn.Linear(96, CLASSES)
         self.unused = nn.Linear(2, 2)
@@ -38,6 +41,10 @@ class Images(nn.Module):
         if rare.any():
             logits = logits.index_add(0, rare.nonzero().flatten(), self.rare(hidden[rare]))
         return logits
+
+
+def with_statistics():
+    return Images(nn.BatchNorm2d(6), nn.Dropout(0.3))
 
 
 class Texts(nn.Module):
@@ -93,18 +100,59 @@ def first(epochs, method):
     return begun
 
 
+def trained(dataset, seed):
+    """What `retrain` is given."""
+    torch.manual_seed(seed)
+    inputs, targets = dataset.tensors
+    model = Images().to(inputs.dtype) if inputs.is_floating_point() else Texts().double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(inputs).flatten(0, -2), targets.flatten(), ignore_index=UNLABELLED).backward()
+        optimizer.step()
+    return model
+
+
+def baselines():
+    """Every method that is not ∇τ, with settings that move these models and do not break them."""
+    for name, method in methods.METHODS.items():
+        if name == "retrain":
+            yield name, partial(method, train=trained)
+        elif not name.startswith("nabla_tau"):
+            yield name, partial(method, **{**SETTINGS[name], **({} if name == "ssd" else {"epochs": 2})})
+
+
 def cases():
     """Name -> (how far results may be apart, arguments of `unlearn`)."""
+    found = cases_of_nabla_tau()
+    for name, method in baselines():
+        some_unlabelled = {**request(Texts, texts, 11), "loss": losses.token_classification}
+        for what, arguments in {
+            "tensors": request(Images, images, 11),
+            "shuffled loaders": in_loaders(request(Images, images, 11)),
+            "one row": request(Images, images, 1),
+            "samples without labels": some_unlabelled,
+        }.items():
+            # Under this seed a row to be forgotten comes first: until one does, the student of a bad teacher is its
+            # good one, and Adam magnifies gradients that are rounding alone.
+            found[f"{name}, {what}"] = 1e-9, {**arguments, "method": method, "seed": 1}
+    for name in ("neggrad", "amnesiac"):  # each process has statistics and dropout of its own
+        method = partial(methods.METHODS[name], learning_rate=1e-3)
+        found[f"{name}, batch norm"] = math.inf, {**request(with_statistics, images, 11), "method": method}
+    return found
+
+
+def cases_of_nabla_tau():
     found = {}
-    for name, method in methods.METHODS.items():
+    for name, method in [(name, method) for name, method in methods.METHODS.items() if name.startswith("nabla_tau")]:
         whole = {"method": method}
-        found[f"{name}, tensors"] = 1e-9, {**request(Images, images, 11), **whole}
-        hardly_trained = request(Images, images, 11, training_steps=1)  # w is 0 in some of the steps
+        found[f"{name}, tensors"] = 1e-9, {**request(with_statistics, images, 11), **whole}
+        hardly_trained = request(with_statistics, images, 11, training_steps=1)  # w is 0 in some of the steps
         found[f"{name}, shuffled loaders"] = 1e-9, {**in_loaders(hardly_trained), **whole}
-        found[f"{name}, one row"] = 1e-9, {**request(Images, images, 1), **whole}
-        found[f"{name}, one row in a loader"] = 1e-9, {**in_loaders(request(Images, images, 1)), **whole}
+        found[f"{name}, one row"] = 1e-9, {**request(with_statistics, images, 1), **whole}
+        found[f"{name}, one row in a loader"] = 1e-9, {**in_loaders(request(with_statistics, images, 1)), **whole}
         # in single precision, 20 steps: 5 epochs of 4 batches, 20 of 1
-        four_batches, one_row = (request(Images, images, size, torch.float32) for size in (16, 1))
+        four_batches, one_row = (request(with_statistics, images, size, torch.float32) for size in (16, 1))
         found[f"{name}, single precision"] = 1e-5, {**four_batches, "method": first(5, method)}
         found[f"{name}, single precision, one row"] = 1e-5, {**one_row, "method": first(20, method)}
         some_unlabelled = {**request(Texts, texts, 11), "loss": losses.token_classification}
@@ -115,8 +163,12 @@ def cases():
 def numbers(result):
     """Weights, buffers and what every epoch reports."""
     names = ("alpha", "target_loss", "forget_loss", "retain_loss", "ascent_weight")
-    epochs = [[getattr(epoch, name) for name in names] for epoch in result.epochs]
-    return {**result.model.state_dict(), "epochs": torch.tensor(epochs, dtype=torch.float64)}
+    epochs = [[-1.0 if (value := getattr(epoch, name)) is None else value for name in names] for epoch in result.epochs]
+    return {
+        **result.model.state_dict(),
+        "epochs": torch.tensor(epochs, dtype=torch.float64),
+        "per process": torch.tensor(float("per_process" in result.settings)),
+    }
 
 
 def run(arguments):

@@ -63,6 +63,10 @@ def bad_teacher(
         Chundawat, Tarun, Mandal, Kankanhalli, Can Bad Teaching Induce Forgetting?, arXiv:2205.08096 (2023), the
         unlearning objective; T² as in Hinton et al., arXiv:1503.02531 (2015), 1 at the default.
 
+    Note:
+        Until the first forget sample is read, the student is its good teacher and gradients are rounding alone, which
+        Adam magnifies: with few forget samples, other hardware or another number of processes gives other weights.
+
     Deviations:
         With labels that are no single class, KL is averaged over labels or tokens. The batch size is the request's.
 
