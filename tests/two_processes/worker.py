@@ -119,7 +119,8 @@ def baselines():
         if name == "retrain":
             yield name, partial(method, train=trained)
         elif not name.startswith("nabla_tau"):
-            yield name, partial(method, **{**SETTINGS[name], **({} if name == "ssd" else {"epochs": 2})})
+            less = {"ssd": {}, "bad_teacher": {"epochs": 2, "learning_rate": 1e-3}}.get(name, {"epochs": 2})
+            yield name, partial(method, **{**SETTINGS[name], **less})
 
 
 def cases():
