@@ -20,7 +20,7 @@ LAYERS = [
     {"checks", "methods.*"},
     {"methods"},
     {"unlearning", "auditing.*"},
-    {"demo", "planning", "project"},
+    {"comparison", "demo", "planning", "project"},
     {"terminal"},
     {"cli"},
     {"__main__"},

@@ -59,6 +59,8 @@ class Plan:
             f"work       at most {self.training_passes:.2f} x one training pass: samples stepped on, over those of one "
             "epoch of training on forget and retain set",
         ]
+        if "trained_by" in self.settings:
+            lines.append(f"training   by {self.settings['trained_by']}, which none of these numbers counts")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,10 +117,15 @@ def plan(request: Request) -> Plan:
 
 def _plan(problem: Problem, per_step: float, per_batch: float, check_seconds: float, free: int) -> Plan:
     settings = problem.settings
-    measured_batches = (settings["target_refreshes"] + 2) * problem.validation.batches + 2 * problem.forget.batches
+    measured_batches = (
+        settings.get("target_refreshes", 0) + 2
+    ) * problem.validation.batches + 2 * problem.forget.batches
     forget, retain = problem.forget, problem.retain
     sizes = [source.batch_size or -(-source.size // source.batches) for source in (forget, retain)]
-    passes = settings["epochs"] * forget.size + settings["steps"] * retain.size / retain.batches
+    forget_passes = settings.get("forget_passes", settings["epochs"])
+    passes = (
+        forget_passes * forget.size + settings.get("retain_passes", settings["steps"] / retain.batches) * retain.size
+    )
     weights = sum(parameter.numel() * parameter.element_size() for parameter in problem.model.parameters())
     return Plan(
         samples=settings["samples"],
@@ -131,7 +138,7 @@ def _plan(problem: Problem, per_step: float, per_batch: float, check_seconds: fl
         step_bytes=round(
             settings["activation_bytes_per_sample"] * max(sizes) / problem.engine.share[1]
             + settings["state_bytes"]
-            + weights
+            + weights * (1 + settings.get("teachers", 0))
         ),
         free_bytes=free,
         training_passes=passes / (forget.size + retain.size),

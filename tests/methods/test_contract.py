@@ -10,6 +10,7 @@ import torch
 
 from nabla_tau import losses, methods, unlearn
 from nabla_tau.facts import SECOND_MODEL, facts_of
+from nabla_tau.planning import plan
 from nabla_tau.unlearning import Request
 from tests.methods.cases import BASELINES, DOMAINS, NEVER_READ, case, joined, ready
 
@@ -161,3 +162,15 @@ def test_one_class_has_no_wrong_label(name):
     settings = {"loss": losses.classification, "method": methods.METHODS[name], "device": "cpu"}
     with pytest.raises(ValueError, match="two outputs or more, got 1"):
         unlearn(torch.nn.Linear(3, 1), **sets, **settings)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_plan_counts_what_is_then_done(name):
+    found = case(PLAIN)
+    sets = found.sets()
+    planned = plan(Request(found.model, **sets, method=ready(name, PLAIN)))
+    done = run(name, PLAIN).settings
+    assert planned.steps >= done["steps_done"]
+    assert planned.steps == done["steps_done"] or name == "nabla_tau"
+    assert (planned.training_passes > 0) is (name != "retrain")
+    assert ("training   by" in str(planned)) is (name == "retrain")

@@ -90,6 +90,7 @@ def bad_teacher(
         temperature=temperature,
         retain_share=retain_share,
         mixed=mixture.of,
+        teachers=2,
         forget_passes=epochs,
         retain_passes=epochs * retain_share,
     )

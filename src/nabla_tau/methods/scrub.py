@@ -121,6 +121,7 @@ def scrub(
         clip=clip,
         momentum=momentum,
         weight_decay=weight_decay,
+        teachers=1,
         forget_passes=max_epochs,
         retain_passes=epochs,
     )

@@ -12,9 +12,9 @@ from nabla_tau.problem import Epoch, Problem
 
 @described(
     Facts(
-        reference="Foster et al., SSD, arXiv:2308.07707 (2023), eqs. 6 and 7",
+        reference="Foster et al., SSD, arXiv:2308.07707 (2023), algorithm 1",
         needs=(RETAIN,),
-        passes="2 × D_f, 1 × D_r, sample by sample",
+        passes="1 × D_f, 1 × D_r, sample by sample",
         mode="eval",
         forgets="what parameters of its own carry: whole classes, clusters",
         keeps="random rows, at the published settings mostly",

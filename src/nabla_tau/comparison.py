@@ -1,0 +1,104 @@
+"""The page that compares all methods, written from what the methods say of themselves.
+
+python -m nabla_tau.comparison > docs/baselines.md
+"""
+
+import inspect
+import sys
+from collections.abc import Iterable, Iterator
+
+from nabla_tau.facts import NEEDS, Facts, facts_of
+from nabla_tau.losses import LOSSES
+from nabla_tau.methods import METHODS
+
+HEAD = """\
+# Methods compared
+
+Written by `python -m nabla_tau.comparison` from the facts that each method in `src/nabla_tau/methods/` states; a test
+keeps it so. How ∇τ itself works is in [methods.md](methods.md).
+
+```python
+from functools import partial
+from nabla_tau import methods, unlearn
+
+unlearned = unlearn(model, forget=forget, retain=retain, validation=validation, method=methods.scrub)
+unlearned = unlearn(model, ..., method=partial(methods.scrub, temperature=2.0))        # other settings
+unlearned = unlearn(model, ..., method=partial(methods.retrain, train=my_training))    # (dataset, seed) -> nn.Module
+```
+
+Labels are needed where they are replaced or compared, class structure where the classes of a set count. Every method
+takes any model and any set that `unlearn` takes; `unlearn` itself reads all three sets, to check them and to measure.
+"""
+
+
+def page() -> str:
+    """The whole page, as Markdown.
+
+    Example:
+        >>> "| `scrub` |" in page()
+        True
+    """
+    found = {name: facts for name, method in METHODS.items() if (facts := facts_of(method)) is not None}
+    return "\n".join(
+        [
+            HEAD,
+            "## What a method needs",
+            "",
+            *_table(["method", *NEEDS, "tasks"], ([f"`{n}`", *_marks(f), _tasks(f)] for n, f in found.items())),
+            "",
+            "## What it costs",
+            "",
+            "Passes over the sets at the default settings. D_f is the forget set, D_r the retain set, D_v the "
+            "validation set;\nn_f and n_r are batches.",
+            "",
+            *_table(["method", "passes", "mode"], ([f"`{n}`", f.passes, f.mode] for n, f in found.items())),
+            "",
+            "## What it can and cannot forget",
+            "",
+            *_table(
+                ["method", "forgets", "cannot, or leaves behind", "reference"],
+                ([f"`{n}`", f.forgets, f.keeps, f.reference] for n, f in found.items()),
+            ),
+            "",
+            "## Settings",
+            "",
+            "∇τ has none. The baselines' defaults are their papers' where those give any; a docstring says which are "
+            "not.\nA search (`nabla-tau tune`) tries the values of the last column.",
+            "",
+            *_table(["method", "setting", "default", "allowed", "searched"], _settings(found)),
+            "",
+        ]
+    )
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"| {' | '.join('---' for _ in head)} |"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _marks(facts: Facts) -> list[str]:
+    return ["✓" if need in facts.needs else "" for need in NEEDS]
+
+
+def _tasks(facts: Facts) -> str:
+    """Any, all but a few, or a few."""
+    if facts.tasks is None:
+        return "any, and losses of your own"
+    left_out = [name for name in LOSSES if name not in facts.tasks]
+    if len(left_out) < len(facts.tasks) - 1:
+        return f"all but {', '.join(left_out)}"
+    return ", ".join(facts.tasks)
+
+
+def _settings(found: dict[str, Facts]) -> Iterator[list[str]]:
+    for name, facts in found.items():
+        parameters = inspect.signature(METHODS[name]).parameters
+        for setting, allowed in facts.settings.items():
+            searched = f"{allowed.search[0]:g} … {allowed.search[1]:g}, {allowed.scale}" if allowed.search else ""
+            yield [f"`{name}`", f"`{setting}`", f"{parameters[setting].default:g}", str(allowed), searched]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
