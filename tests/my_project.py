@@ -32,6 +32,10 @@ def with_train():
     return {"model": Model(), "train": columns, "validation": {"x": VALIDATION[0], "labels": VALIDATION[1]}}
 
 
+def audited():
+    return {**sets(), "test": clusters(100, 3), "retrained": [network()]}
+
+
 def incomplete():
     return {"model": network(), "forgotten": TRAIN}
 

@@ -207,3 +207,40 @@ def test_a_result_that_cannot_be_saved_is_kept_elsewhere(tmp_path, monkeypatch):
     assert "No space left on device" in reported["warnings"][-1]
     assert load(folder, my_project.network()).settings["method"] == "nabla_tau"
     shutil.rmtree(folder)
+
+
+def test_audit_writes_report_and_page_beside_the_run(tmp_path):
+    target, folder, salt = f"{PROJECT}:audited", tmp_path / "run", tmp_path / "salt"
+    assert run("unlearn", target, "--output", folder).exit_code in DONE  # test and retrained are not for unlearn
+    result = run("audit", folder, target, "--seed", 4, "--salt", salt, "--json")
+    reported = json.loads(result.stdout)
+    assert result.exit_code == (0 if reported["verdict"]["kind"] == "none_detectable" else WITH_RESERVATIONS)
+    assert {path.name for path in folder.iterdir()} == {
+        "model.safetensors", "unlearning.json", "report.json", "report.html"
+    }  # fmt: skip
+    assert [model["name"] for model in reported["models"]] == ["original", "unlearned", "retrained 1"]
+    assert reported["settings"]["audit_seed"] == 4
+    assert reported["command"].endswith(f"--seed 4 --salt {salt}")
+    assert reported["command"] in (folder / "report.html").read_text().replace("&#34;", '"')
+    again = run("audit", folder, target)
+    assert again.exit_code == REFUSED
+    assert "report.json" in again.stderr
+    for name in ("report.json", "report.html"):
+        (folder / name).unlink()
+    fingerprints = [found["fingerprint"] for found in reported["sets"].values()]
+    assert len(set(fingerprints)) == 4
+    salted = json.loads(run("audit", folder, target, "--salt", salt, "--json").stdout)["sets"]
+    assert [found["fingerprint"] for found in salted.values()] == fingerprints
+    assert salt.stat().st_mode & 0o077 == 0
+
+
+def test_a_salt_beside_the_report_is_refused(tmp_path):
+    result = run("audit", tmp_path / "run", f"{PROJECT}:audited", "--salt", tmp_path / "run" / "salt")
+    assert result.exit_code == REFUSED
+    assert "kept apart" in result.stderr
+
+
+def test_an_audit_needs_a_test_set(tmp_path):
+    result = run("audit", tmp_path, f"{PROJECT}:sets")
+    assert result.exit_code == REFUSED
+    assert "'test'" in result.stderr

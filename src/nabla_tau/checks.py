@@ -1,5 +1,6 @@
 """What must hold before a model is changed: all problems in one error, doubts as warnings."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,11 +40,14 @@ class Findings:
         problems: one sentence each; any of them forbids the request.
         warnings: one sentence each.
         equal: two set names -> positions in the first and the second of rows with equal content.
+        contents: set name -> SHA-256 over the hashes of its rows in their order. Rows could be guessed from it: it
+            leaves the program under a salt only.
     """
 
     problems: list[str]
     warnings: list[str]
     equal: dict[tuple[str, str], list[tuple[int, int]]]
+    contents: dict[str, Digest]
 
 
 def model_problems(model: Any) -> list[str]:
@@ -302,11 +306,13 @@ def survey_sets(
     hashes: dict[str, dict[Digest, int]] = {}
     surveys: dict[str, Survey] = {}
     equal: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    contents = {name: hashlib.sha256() for name in order}
     problems = Problems()
     for name in order:
         mine: dict[Digest, int] | None = None if name == order[-1] else {}
 
         def on_row(row: int, digest: Digest, name: str = name, mine: dict[Digest, int] | None = mine) -> None:
+            contents[name].update(digest)
             for other, known in hashes.items():
                 if digest in known:
                     equal.setdefault((other, name), []).append((known[digest], row))
@@ -330,7 +336,7 @@ def survey_sets(
         *_perhaps_shared(based),
         *_equal_content(equal, numbers),
     ]
-    return Findings(problems, warnings, equal)
+    return Findings(problems, warnings, equal, {name: content.digest() for name, content in contents.items()})
 
 
 def skipped_ids(data: Any) -> list[str]:

@@ -1,8 +1,11 @@
 """The command line: demo, unlearn, audit, env. torch is imported inside the commands, so that --help is quick."""
 
+import itertools
 import json
 import os
 import platform
+import secrets
+import shlex
 import sys
 import tempfile
 import warnings
@@ -76,6 +79,9 @@ def common(
 @app.command(epilog="Example:  nabla-tau demo --seed 1")
 def demo(
     seed: Annotated[int, typer.Option(help="Of rows, noise, training and unlearning.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for the audit's report and page; numbered if taken.")] = Path(
+        "runs/demo"
+    ),
     as_json: JsonOption = False,
     svg: Annotated[Path | None, typer.Option(help="Also write what is shown as a picture.")] = None,
 ) -> None:
@@ -86,13 +92,15 @@ def demo(
 
         with progress_bar(err) as (say, step):
             result = run_demo(seed, say, step)
+        report = result.report.save(first_free(output)) / "report.html"
         if as_json:
             scores = [plain_scores(one) for one in (result.before, result.after, result.retrained)]
             unlearned = result.unlearned
             record = {"settings": unlearned.settings, "warnings": unlearned.warnings}
-            print_json({"models": scores, "verdict": verdict(result), **record})
+            print_json({"models": scores, "verdict": verdict(result), "report": str(report), **record})
             return
         out.print(demo_view(result))
+        out.print(f"The audit, which also says what it could not have seen: open {report}", soft_wrap=True)
         if svg is not None:
             picture = Console(record=True, width=100, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
             picture.print(demo_view(result))
@@ -182,6 +190,13 @@ def audit(
     seed: Annotated[int | None, typer.Option(help="Of resampling and permutations.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per forward pass.")] = None,
     device: DeviceOption = None,
+    salt: Annotated[
+        Path | None,
+        typer.Option(
+            help="Secret file, made if it is not there, under which the contents of the sets get fingerprints; keep it "
+            "apart from the report."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Test whether the forgotten samples can still be told from data that the model never saw."""
@@ -193,23 +208,27 @@ def audit(
         from nabla_tau.storage import load
 
         require_no_report(run)
+        secret = None if salt is None else read_salt(salt, run)
         ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
         arguments = read_project(target, **ids, command="audit")  # type: ignore[arg-type]
         options = {"seed": seed, "batch_size": batch_size, "device": device}
         arguments.update({name: value for name, value in options.items() if value is not None})
         original = arguments.pop("model")
-        report = make_audit(load(run, original), original=original, **arguments)
-        command = [f"nabla-tau audit {run} {target}"]
-        command += [f"--forget {forget} --id-column {id_column}"] if forget is not None else []
+        report = make_audit(load(run, original), original=original, salt=secret, **arguments)
+        command = ["nabla-tau", "audit", str(run), target]
+        command += ["--forget", str(forget), "--id-column", str(id_column)] if forget is not None else []
         command += ["--skip-unknown"] if skip_unknown else []
-        report.data["command"] = " ".join(command)
+        for name, value in {**options, "salt": salt}.items():
+            command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
+        report.data["command"] = shlex.join(command)
+        del report.data["absent"]["command"]
         if is_main():
             folder = report.save(run)
             if as_json:
                 print_json({"output": str(folder), **report.data})
             else:
                 out.print(str(report))
-                out.print(f"written to {folder}", soft_wrap=True)
+                out.print(f"written to {folder}; open {folder / 'report.html'}", soft_wrap=True)
         if report.verdict["kind"] != "none_detectable" and "RANK" not in os.environ:
             raise typer.Exit(WITH_RESERVATIONS)
 
@@ -236,6 +255,19 @@ def env(as_json: JsonOption = False) -> None:
             out.print(f"{name:<14} {', '.join(value) if isinstance(value, list) else value}")
 
 
+def read_salt(path: Path, run: Path) -> bytes:
+    """The secret in a file; a new one, for its owner alone to read, if there is none."""
+    if run.resolve() in path.resolve().parents:
+        raise ValueError(f"Expected a salt kept apart from the report, got {path} inside {run}: choose another place.")
+    if not path.exists():
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    text = path.read_text(encoding="utf-8").strip()
+    if len(text) < 32:
+        raise ValueError(f"Expected a salt of at least 32 characters, got {len(text)} in {path}: use another file.")
+    return text.encode()
+
+
 def save(unlearned: "Unlearned", output: Path) -> Path:
     """Save where it was asked for; if that fails, where it cannot be lost."""
     try:
@@ -245,6 +277,12 @@ def save(unlearned: "Unlearned", output: Path) -> Path:
         unlearned.warnings.append(f"{output} could not be written ({error}); the result is in {folder}.")
         warnings.warn(unlearned.warnings[-1], stacklevel=2)
         return folder
+
+
+def first_free(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3, … that is not there yet."""
+    names = (folder.with_name(f"{folder.name}-{number}") if number > 1 else folder for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def require_together(forget: Path | None, id_column: str | None, skip_unknown: bool) -> None:

@@ -10,6 +10,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nabla_tau.auditing.audit import audit
+from nabla_tau.auditing.report import Report
 from nabla_tau.membership import Attack, Numbers, attack, entropies
 from nabla_tau.randomness import seeded
 from nabla_tau.sets import Source, open_set
@@ -55,13 +57,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found: before, after and retrained, with the run itself and its seconds."""
+    """What the demo found: before, after and retrained, with the run itself, its seconds, and its audit."""
 
     before: Scores
     after: Scores
     retrained: Scores
     unlearned: Unlearned
     retraining_seconds: float
+    report: Report
 
 
 def run_demo(
@@ -77,7 +80,7 @@ def run_demo(
         on_step: called with (steps done, steps in all) while unlearning.
 
     Returns:
-        The three models measured, and the run.
+        The three models measured, the run, and its audit.
 
     Example:
         >>> # half a minute, so tests/test_demo.py runs it
@@ -110,7 +113,18 @@ def run_demo(
     on_stage("attacking all three")
     models = {"before": original, "after": unlearned.model, "retrained": retrained}
     before, after, reference = (measure(name, model, forget, retain, test) for name, model in models.items())
-    return Demo(before, after, reference, unlearned, seconds)
+    on_stage("auditing the unlearned model")
+    report = audit(
+        unlearned,
+        original=original,
+        forget=parts.forget,
+        retain=parts.retain,
+        test=test,
+        retrained=[retrained],
+        seed=seed,
+        device="cpu",
+    )
+    return Demo(before, after, reference, unlearned, seconds, report)
 
 
 def noisy_digits(seed: int) -> tuple[Rows, Rows, Rows]:
@@ -234,7 +248,7 @@ def measure(name: str, model: nn.Module, forget: Rows, retain: Rows, test: Rows)
 
 
 def verdict(demo: Demo) -> str:
-    """What the demo shows, in one sentence.
+    """What the demo shows, in a sentence or two.
 
     Says what the attack still finds above the retrained model, and never that anything was deleted.
 
@@ -243,21 +257,34 @@ def verdict(demo: Demo) -> str:
         ...     result = Attack(accuracy, accuracy - 0.05, accuracy + 0.05, samples=100)
         ...     return Scores(name, 0.9, 0.9, 0.5, result, result, np.ones(100), np.ones(100))
         >>> unlearned = Unlearned(nn.Identity(), [], {}, reached_target=True)
-        >>> print(verdict(Demo(scores("before", 0.8), scores("after", 0.54), scores("retrained", 0.5), unlearned, 1.0)))
+        >>> models = scores("before", 0.8), scores("after", 0.54), scores("retrained", 0.5)
+        >>> print(verdict(Demo(*models, unlearned, retraining_seconds=1.0, report=Report({}))))
         The loss attack tells forgotten from unseen rows 80% of the time before and 54% after, within the interval of
         a model that never saw them (50%; 50 % is guessing, with 100 rows a side), and test accuracy moved by +0.0
         points.
     """
-    before, after, retrained = (scores.loss_attack for scores in (demo.before, demo.after, demo.retrained))
-    overlap = after.low <= retrained.high and retrained.low <= after.high
-    finding = "within the interval of" if overlap else "still outside the interval of"
+    models = (demo.before, demo.after, demo.retrained)
+    before, after, retrained = (scores.loss_attack for scores in models)
+    finding = "within" if _overlap(after, retrained) else "still outside"
     change = 100 * (demo.after.test_accuracy - demo.before.test_accuracy)
-    return (
+    text = (
         f"The loss attack tells forgotten from unseen rows {before.accuracy:.0%} of the time before and "
-        f"{after.accuracy:.0%} after, {finding} a model that never saw them ({retrained.accuracy:.0%}; 50 % is "
-        f"guessing, with {after.samples} rows a side), and test accuracy moved by {change:+.1f} points"
-        + ("." if demo.unlearned.reached_target else "; the forget set did not reach the price of unseen data.")
+        f"{after.accuracy:.0%} after, {finding} the interval of a model that never saw them ({retrained.accuracy:.0%}; "
+        f"50 % is guessing, with {after.samples} rows a side), and test accuracy moved by {change:+.1f} points."
     )
+    by_entropy, reference = demo.after.entropy_attack, demo.retrained.entropy_attack
+    if not _overlap(by_entropy, reference):
+        text += (
+            f" The entropy attack still tells them apart {by_entropy.accuracy:.0%} of the time, outside the interval "
+            f"of that model ({reference.accuracy:.0%})."
+        )
+    if not demo.unlearned.reached_target:
+        text += " The forget set did not reach the price of unseen data."
+    return text
+
+
+def _overlap(one: Attack, other: Attack) -> bool:
+    return one.low <= other.high and other.low <= one.high
 
 
 def _all(source: Source) -> Rows:

@@ -150,6 +150,8 @@ def _accuracy(members: Numbers, non_members: Numbers) -> float:
     value = _objective(weights, features, signs)
     for _ in range(NEWTON_STEPS):
         step = _newton_step(weights, features, signs)
+        if float(np.abs(step).max()) < 1e-6:
+            break  # what is left is rounding, in which halving would search for nothing
         shrink = np.ones(len(train))
         for _ in range(HALVINGS):
             moved = _objective(weights - shrink[:, None] * step, features, signs)
@@ -157,8 +159,7 @@ def _accuracy(members: Numbers, non_members: Numbers) -> float:
             if not worse.any():
                 break
             shrink[worse] /= 2
-        weights = weights - shrink[:, None] * step
-        value = _objective(weights, features, signs)
+        weights, value = weights - shrink[:, None] * step, moved
         if float(np.abs(shrink[:, None] * step).max()) < 1e-6:
             break
     told = (weights[:, :1] * x[held_out] + weights[:, 1:]) > 0
@@ -175,7 +176,7 @@ def _splits(size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 def _objective(weights: Numbers, x: Numbers, sign: Numbers) -> Numbers:
     margins = sign * (weights[:, :1] * x + weights[:, 1:])
-    result: Numbers = weights[:, 0] ** 2 / 2 + np.logaddexp(0, -margins).sum(1)
+    result: Numbers = weights[:, 0] ** 2 / 2 + (np.maximum(-margins, 0) + np.log1p(np.exp(-np.abs(margins)))).sum(1)
     return result
 
 

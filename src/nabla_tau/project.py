@@ -88,7 +88,7 @@ def read_project(
     if unknown := [name for name in arguments if name not in ARGUMENTS]:
         problems.append(f"target: expected only {', '.join(ARGUMENTS)} or train, got {', '.join(map(repr, unknown))}.")
     problems.refuse()
-    unread = AUDITED if command == "unlearn" else ("validation", "method")
+    unread = AUDITED if command == "unlearn" else ("method",)
     return {name: value for name, value in arguments.items() if name not in unread}
 
 

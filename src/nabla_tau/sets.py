@@ -336,7 +336,7 @@ def _fetcher(data: Any) -> tuple[Fetch, int]:
         indices = torch.as_tensor(_positions(data.indices, size))
         return lambda positions: fetch(indices[positions]), len(indices)
     data = as_dataset(data)
-    if isinstance(data, TensorDataset):
+    if type(data) is TensorDataset:  # a subclass may change what a row is
         tensors = data.tensors
         return lambda positions: tuple(_gather(column, positions) for column in tensors), len(data)
     if isinstance(data, Columns):

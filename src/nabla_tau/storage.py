@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ class Unlearned:
         require_free(target)
         with _staging(target) as staging:
             save_model(self.model, str(staging / WEIGHTS))
-            record = {"format": 1, "weights_sha256": _sha256(staging / WEIGHTS), **self.record()}
+            saved = datetime.now(UTC).isoformat(timespec="seconds")
+            record = {"format": 1, "saved": saved, "weights_sha256": _sha256(staging / WEIGHTS), **self.record()}
             (staging / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             for name in (WEIGHTS, RECORD):
                 _flush(staging / name)
@@ -202,6 +204,24 @@ def _nearest(folder: Path) -> Path:
     """The folder itself, or the nearest one above it that exists."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if place.exists())
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of a model's weights.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> same = fingerprint(layer)
+        >>> _ = layer.bias.data.add_(1)
+        >>> fingerprint(layer) == same
+        False
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return digest.hexdigest()
 
 
 @contextmanager

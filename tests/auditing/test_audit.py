@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
 from nabla_tau import InvalidRequest, Report, audit, losses
 from tests.conftest import clusters, fit
@@ -127,6 +127,32 @@ def test_the_models_are_left_as_found(original):
     assert not model._forward_hooks
 
 
+def test_batch_norm_is_left_as_found_and_read_in_eval_mode():
+    models = [nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train() for _ in range(3)]
+    before = copy.deepcopy([model.state_dict() for model in models])
+    found = audited(models[0], original=models[1], retrained=models[2:])
+    for model, state in zip(models, before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        model.eval()
+    again = audited(models[0], original=models[1], retrained=models[2:])
+    assert [model["utility"] for model in found.data["models"]] == [model["utility"] for model in again.data["models"]]
+
+
+def test_samples_that_change_or_have_no_known_order_are_refused(original):
+    class Augmented(Dataset):
+        def __len__(self):
+            return 50
+
+        def __getitem__(self, row):
+            return FORGET[0][row] + torch.randn(6), FORGET[1][row]
+
+    with pytest.raises(InvalidRequest, match="forget: expected rows that read the same each time"):
+        audited(original, forget=Augmented())
+    drawn = WeightedRandomSampler(torch.ones(250), 250)
+    with pytest.raises(InvalidRequest, match="retain: expected rows in a known order"):
+        audited(original, retain=DataLoader(TensorDataset(*RETAIN), batch_size=32, sampler=drawn))
+
+
 def test_copies_in_the_test_set_are_dropped_and_said(original, retrained):
     test = tuple(torch.cat([theirs, ours[[3, 5]]]) for theirs, ours in zip(TEST, FORGET, strict=True))
     found = audited(retrained[0], original=original, test=test)
@@ -165,8 +191,10 @@ def test_problems_come_together(original):
 
 
 def test_too_few_samples(original):
-    with pytest.raises(InvalidRequest, match="at least 10 comparable samples"):
-        audited(original, forget=tuple(c[:4] for c in FORGET))
+    with pytest.raises(InvalidRequest) as caught:
+        audited(original, forget=tuple(c[:19] for c in FORGET), retain=tuple(c[:15] for c in RETAIN))
+    assert "forget: expected at least 20 comparable samples, got 19" in str(caught.value)
+    assert "retain: expected at least 20 comparable samples, got 15" in str(caught.value)
 
 
 def test_retrained_models_of_another_shape(original):

@@ -1,8 +1,11 @@
 """`audit()`: whether the forget set can still be told from data the model never saw, and what that could not show."""
 
 import copy
+import hashlib
+import hmac
 import platform
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,21 +18,22 @@ from torch import nn
 from nabla_tau import checks
 from nabla_tau.auditing.attacks import boosted_attack
 from nabla_tau.auditing.inputs import input_features
-from nabla_tau.auditing.measures import PRIMARY, measure_model
+from nabla_tau.auditing.measures import FEWEST_SAMPLES, PRIMARY, SETS, beside_retained, measure_model
 from nabla_tau.auditing.power import smallest_detectable
-from nabla_tau.auditing.ranks import auc
+from nabla_tau.auditing.ranks import auc, auc_difference
 from nabla_tau.auditing.reference import compare
-from nabla_tau.auditing.report import Report, fingerprint
+from nabla_tau.auditing.report import Report
 from nabla_tau.auditing.samples import FEWEST
-from nabla_tau.auditing.scoring import Numbers, Scores, score
+from nabla_tau.auditing.scoring import Numbers, Scores, rows_change, score
 from nabla_tau.auditing.verdict import CONTROL_LEVEL, LEVEL, decide
 from nabla_tau.checks import InvalidRequest
 from nabla_tau.engine import Engine, start_engine
 from nabla_tau.losses import PerSampleLoss, name_of
 from nabla_tau.memory import PUBLISHED_BATCH_SIZE
+from nabla_tau.modes import unlearning_modes
 from nabla_tau.randomness import seeded
 from nabla_tau.sets import Source, generators_of
-from nabla_tau.storage import Unlearned
+from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
 
 
@@ -41,10 +45,12 @@ def audit(
     test: Any,
     original: nn.Module | None = None,
     retrained: Sequence[nn.Module] = (),
+    validation: Any = None,
     loss: PerSampleLoss | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
+    salt: bytes | None = None,
 ) -> Report:
     """Test whether the forget set can still be told from data that the model never saw.
 
@@ -58,13 +64,16 @@ def audit(
         test: D_t, samples never trained on and not the validation set that gave τ.
         original: the model before; without it, whether it had memorised the forget set cannot be said.
         retrained: K models trained without D_f; from 3 on they give bands, 5 are advised.
+        validation: D_v, the set that gave τ, if it is at hand: test samples must not be among it.
         loss: per-sample loss; None takes the one of `unlearned` or chooses it as `unlearn` does.
         seed: of resampling and permutations.
         batch_size: samples per forward pass; None is 256.
         device: None is Accelerate's choice.
+        salt: secret bytes, to be kept apart from the report; under them the contents of the sets get fingerprints, from
+            which rows cannot be guessed. None: no fingerprints of the sets.
 
     Returns:
-        A `Report`: print it, or save it as `report.json`.
+        A `Report`: print it, or save it as `report.json` and `report.html`.
 
     Raises:
         InvalidRequest: if the audit cannot be made, with every problem found.
@@ -84,14 +93,21 @@ def audit(
     models |= {f"retrained {number}": model for number, model in enumerate(retrained, 1)}
     given = {name: model for name, model in models.items() if model is not None}
     sets = {"forget": forget, "retain": retain, "test": test}
+    if validation is not None:
+        sets["validation"] = validation
     sources, problems = checks.open_sets(sets, batch_size or PUBLISHED_BATCH_SIZE)
+    problems += [
+        f"{name}: expected rows in a known order, got a DataLoader with a sampler of its own: give its dataset."
+        for name, source in sources.items()
+        if name in SETS and source.loader is not None and source.measured is None
+    ]
     problems += [f"{name} {problem}" for name, model in given.items() for problem in _model_problems(model)]
     if problems:
         raise InvalidRequest(problems)
     engine = start_engine(device)
     generators = [generator for data in sets.values() for generator in generators_of(data)]
     with seeded(seed, generators, on_gpu=engine.device.type == "cuda"):
-        return _Audit(unlearned, given, sets, sources, loss, seed, engine).run()
+        return _Audit(unlearned, given, sets, sources, loss, seed, engine, salt).run()
 
 
 @dataclass
@@ -103,6 +119,7 @@ class _Audit:
     loss: PerSampleLoss | None
     seed: int
     engine: Engine
+    salt: bytes | None
 
     def run(self) -> Report:
         loss, findings = self.check_data()
@@ -113,19 +130,22 @@ class _Audit:
             one["test"] = one["test"].take(np.flatnonzero(~np.isin(one["test"].positions, dropped)))
         matched = _matched(scores["unlearned"])
         sizes = len(scores["unlearned"]["forget"]), len(matched)
-        if min(sizes) < FEWEST:
+        counts = {"forget": sizes[0], "retain": len(scores["unlearned"]["retain"]), "test": sizes[1]}
+        if few := {name: count for name, count in counts.items() if count < FEWEST_SAMPLES}:
             raise InvalidRequest(
                 [
-                    f"forget and test: expected at least {FEWEST} comparable samples each, got {sizes[0]} and "
-                    f"{sizes[1]}: no statement about so few would hold."
+                    f"{name}: expected at least {FEWEST_SAMPLES} comparable samples, got {count}: no statement about "
+                    "so few would hold."
+                    for name, count in few.items()
                 ]
             )
         task = name_of(loss)
         measured = [measure_model(name, one, matched, task, seed=self.seed) for name, one in scores.items()]
-        controls = self.controls(scores, matched, dropped)
+        controls = self.controls(scores, matched)
         ours = next(row for row in measured if row["name"] == "unlearned")
+        fingerprints = {name: fingerprint(model) for name, model in self.models.items()}
         for row in measured:
-            row["fingerprint"] = fingerprint(self.models[row["name"]])
+            row["fingerprint"] = fingerprints[row["name"]]
         data = {
             "format": 1,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -135,29 +155,38 @@ class _Audit:
             "controls": controls,
             "power": _power(scores, matched),
             "reference": compare(measured, scores, task),
-            "sets": {name: {"samples": source.size} for name, source in self.sources.items()},
-            "warnings": findings.warnings,
+            "sets": {
+                name: {"samples": source.size, "fingerprint": self.salted(findings.contents[name])}
+                for name, source in self.sources.items()
+            },
+            "warnings": findings.warnings + self.another_original(fingerprints),
+            "command": None,
             **self.procedure(loss),
         }
         return Report({**data, "absent": _absent(data)})
 
     def check_data(self) -> tuple[PerSampleLoss, checks.Findings]:
         """The loss, and what reading every row found."""
-        model = self.placed("unlearned")
+        models = {name: self.placed(name) for name in self.models}
+        model = models["unlearned"]
         batches = checks.first_batches(self.sources, self.engine.device)
-        was = {module: module.training for module in model.modules()}
-        try:
-            model.eval()
-            loss = self.loss or infer_loss(model, list(batches.values()))
+        with ExitStack() as modes:
+            for one in models.values():
+                modes.enter_context(unlearning_modes(one))  # else the statistics of batch norm would move
+            try:
+                loss = self.loss or infer_loss(model, list(batches.values()))
+            except TaskInDoubt as doubt:
+                raise InvalidRequest([f"loss: {doubt}"]) from None
             outputs = checks.output_size(model, loss, batches["forget"])
-            shapes = {name: checks.output_size(self.placed(name), loss, batches["forget"]) for name in self.models}
+            shapes = {name: checks.output_size(one, loss, batches["forget"]) for name, one in models.items()}
             findings = checks.survey_sets(self.sets, self.sources, model, loss, outputs)
             problems = findings.problems or checks.batch_problems(model, loss, batches)
-        except TaskInDoubt as doubt:
-            raise InvalidRequest([f"loss: {doubt}"]) from None
-        finally:
-            for module, training in was.items():
-                module.training = training
+        problems = problems + [
+            f"{name}: expected rows that read the same each time, got others (random augmentation?): give the samples "
+            "as the model is used on them, like those that they are compared with."
+            for name in SETS
+            if rows_change(self.sources[name])
+        ]
         problems = problems + [
             f"{name}: expected {outputs} outputs as the unlearned model has, got {size}: give models of one kind."
             for name, size in shapes.items()
@@ -181,16 +210,16 @@ class _Audit:
         problems = []
         for name in self.models:
             model = self.placed(name)
-            for key, source in self.sources.items():
+            for key in SETS:
                 try:
-                    scores.setdefault(name, {})[key] = score(model, loss, source, self.engine)
+                    scores.setdefault(name, {})[key] = score(model, loss, self.sources[key], self.engine)
                 except ValueError as error:
                     problems.append(f"{name} on {key}: {error}")
         if problems:
             raise InvalidRequest(problems)
         return scores
 
-    def controls(self, scores: dict[str, dict[str, Scores]], matched: Numbers, dropped: list[int]) -> dict[str, Any]:
+    def controls(self, scores: dict[str, dict[str, Scores]], matched: Numbers) -> dict[str, Any]:
         """Test against test, original against test, and the inputs alone."""
         test = scores["unlearned"]["test"].take(matched)
         order = np.random.default_rng(self.seed).permutation(len(test))
@@ -207,14 +236,26 @@ class _Audit:
             }
         sides = [input_features(self.models["unlearned"], self.sources[key]) for key in ("forget", "test")]
         if sides[0] is not None and sides[1] is not None:
-            kept = scores["unlearned"]["test"].positions[matched]
-            blind = boosted_attack(sides[0], sides[1][kept], seed=self.seed)
+            kept = scores["unlearned"]["forget"].positions, test.positions
+            blind = boosted_attack(sides[0][kept[0]], sides[1][kept[1]], seed=self.seed)
             found["blind"] = {
                 "auc": {"value": blind.auc, "low": blind.low, "high": blind.high},
                 "p": blind.p,
                 "alarm": blind.p < CONTROL_LEVEL,
             }
         return found
+
+    def salted(self, content: bytes) -> str | None:
+        """The fingerprint of a set: HMAC-SHA256 of its content under the salt."""
+        return None if self.salt is None else hmac.new(self.salt, content, hashlib.sha256).hexdigest()
+
+    def another_original(self, fingerprints: dict[str, str]) -> list[str]:
+        """A warning, if the original is not the model that was unlearned."""
+        settings = self.unlearned.settings if isinstance(self.unlearned, Unlearned) else {}
+        expected = settings.get("original_fingerprint")
+        if expected is None or fingerprints.get("original", expected) == expected:
+            return []
+        return ["original: its weights are not those that unlearn() was given; what is said about it may be wrong."]
 
     def procedure(self, loss: PerSampleLoss) -> dict[str, Any]:
         """How the model was made and audited, as far as it is known."""
@@ -245,12 +286,33 @@ def _matched(scores: dict[str, Scores]) -> Numbers:
 
 
 def _pair(scores: dict[str, dict[str, Scores]], matched: Numbers) -> dict[str, Any] | None:
-    """The attack of someone who holds both models: how much the loss of a sample rose from one to the other."""
+    """The attack of someone who holds both models: how much the loss of a sample rose from one to the other.
+
+    And the change in how well retained samples can be told from unseen ones, AUC after less AUC before.
+    """
     if "original" not in scores:
         return None
     rises = [scores["unlearned"][key].losses - scores["original"][key].losses for key in ("forget", "test")]
     area = auc(rises[0], rises[1][matched])
-    return {"auc": {"value": area.value, "low": area.low, "high": area.high}, "p": area.p}
+    return {
+        "auc": {"value": area.value, "low": area.low, "high": area.high},
+        "p": area.p,
+        "retain_exposure": _exposure_change(scores, matched),
+    }
+
+
+def _exposure_change(scores: dict[str, dict[str, Scores]], matched: Numbers) -> dict[str, Any] | None:
+    after, before = (scores[name] for name in ("unlearned", "original"))
+    others = beside_retained(len(after["test"]), matched)
+    if len(others) < FEWEST:
+        return None
+    change = auc_difference(
+        after["retain"].bank[PRIMARY],
+        after["test"].bank[PRIMARY][others],
+        other_members=before["retain"].bank[PRIMARY],
+        other_non_members=before["test"].bank[PRIMARY][others],
+    )
+    return {"value": change.value, "low": change.low, "high": change.high, "p": change.p}
 
 
 def _power(scores: dict[str, dict[str, Scores]], matched: Numbers) -> dict[str, Any] | None:
@@ -265,14 +327,24 @@ def _power(scores: dict[str, dict[str, Scores]], matched: Numbers) -> dict[str, 
 def _absent(data: dict[str, Any]) -> dict[str, str]:
     """Why an entry is missing."""
     reasons = {
+        "validation": "not given: whether test samples are among it was not checked",
         "pair": "no original model was given",
         "power": "no original model was given, so it is not known what full memory would look like",
         "reference": "fewer than 3 retrained models were given",
         "epochs": "a bare model was given, not the result of unlearn()",
+        "command": "audit() was called from Python",
     }
-    absent = {key: reason for key, reason in reasons.items() if data[key] is None}
+    given = {**data, "validation": data["sets"].get("validation")}
+    absent = {key: reason for key, reason in reasons.items() if given[key] is None}
     if data["controls"]["original"] is None:
         absent["original"] = "no original model was given: whether it had memorised the forget set cannot be said"
+    scores = [attack["score"] for attack in data["models"][0]["attacks"]]
+    if scores == ["loss"]:
+        absent["scores"] = "the loss is not one that the library knows: it is the only score"
+    elif "gradient_norm" not in scores:
+        absent["gradient norm"] = "no last linear layer was found whose outputs are the model's"
+    if any(entry["fingerprint"] is None for entry in data["sets"].values()):
+        absent["fingerprints of the sets"] = "no salt was given, and rows could be guessed from a hash without one"
     if data["controls"]["blind"] is None:
         absent["blind"] = "the inputs have no fixed shape that a classifier could read"
     return absent

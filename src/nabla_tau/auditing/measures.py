@@ -229,10 +229,23 @@ def _r2(predictions: Numbers, targets: Numbers) -> float:
     return float(r2_score(targets, predictions))
 
 
+def beside_retained(samples: int, matched: Numbers) -> Numbers:
+    """Positions of the test samples comparable to the retain set: where a class was removed, those of the others.
+
+    Args:
+        samples: size of the test set.
+        matched: positions comparable to the forget set.
+
+    Example:
+        >>> beside_retained(4, np.array([1])), beside_retained(3, np.arange(3))
+        (array([0, 2, 3]), array([0, 1, 2]))
+    """
+    everything = np.arange(samples)
+    return np.delete(everything, matched) if len(matched) < samples else everything
+
+
 def _exposure(scores: dict[str, Scores], matched: Numbers) -> Measured | None:
-    """AUC of the retain set against test samples comparable to it: where a class was removed, those of the others."""
-    test = scores["test"].bank[PRIMARY]
-    others = np.delete(test, matched) if len(matched) < len(test) else test
+    others = scores["test"].bank[PRIMARY][beside_retained(len(scores["test"]), matched)]
     if len(others) < FEWEST:
         return None
     area = auc(scores["retain"].bank[PRIMARY], others)

@@ -84,33 +84,11 @@ def exact_rate(count: int, samples: int, *, level: float = 0.95) -> Rate:
         >>> str(exact_rate(10, 1000))
         '1.00 % [0.48, 1.83]'
     """
-    return _rate(count, samples, level, "exact")
-
-
-def wilson_rate(count: int, samples: int, *, level: float = 0.95) -> Rate:
-    """A rate with Wilson's score interval, which covers as often as it says on average: narrower than `exact_rate`.
-
-        (k + z²/2 ± z √(k (n − k) / n + z²/4)) / (n + z²)
-
-    Args:
-        count: k.
-        samples: n.
-        level: 1 − α, which gives z.
-
-    Returns:
-        The rate.
-
-    Raises:
-        ValueError: as `exact_rate`.
-
-    Reference:
-        Wilson, JASA 22 (1927).
-
-    Example:
-        >>> str(wilson_rate(10, 1000))
-        '1.00 % [0.54, 1.83]'
-    """
-    return _rate(count, samples, level, "wilson")
+    fraction_of_one(level=level)
+    if not 0 <= count <= samples or samples < 1:
+        raise ValueError(f"Expected a count out of at least 1 sample, got {count} out of {samples}.")
+    interval = binomtest(count, samples).proportion_ci(level, "exact")
+    return Rate(count / samples, float(interval.low), float(interval.high), count, samples)
 
 
 def tpr_at_fpr(members: Numbers, non_members: Numbers, *, fpr: float = 0.01, seed: int = 0) -> TprAtFpr:
@@ -173,11 +151,3 @@ def conformal_rank(samples: int, share: float) -> int:
     if rank > samples:
         raise ValueError(f"Expected at least {ceil(round(1 / share, 6)) - 1} samples for {share:g}, got {samples}.")
     return rank
-
-
-def _rate(count: int, samples: int, level: float, method: str) -> Rate:
-    fraction_of_one(level=level)
-    if not 0 <= count <= samples or samples < 1:
-        raise ValueError(f"Expected a count out of at least 1 sample, got {count} out of {samples}.")
-    interval = binomtest(count, samples).proportion_ci(level, method)
-    return Rate(count / samples, float(interval.low), float(interval.high), count, samples)

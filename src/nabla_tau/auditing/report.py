@@ -1,6 +1,5 @@
 """What an audit found: printed, saved as JSON, read back."""
 
-import hashlib
 import json
 import os
 import tempfile
@@ -8,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
-REPORT = "report.json"
+from nabla_tau.auditing.page import page
+
+REPORT, PAGE = "report.json", "report.html"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Report:
         return console.export_text()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `report.json`, whole or not at all.
+        """Write `report.json` and the page `report.html`, both or neither.
 
         Args:
             folder: made if it does not exist; may hold other files, and an `unlearning.json`.
@@ -61,22 +60,19 @@ class Report:
 
         Example:
             >>> with tempfile.TemporaryDirectory() as folder:
-            ...     Report({"verdict": {}}).save(folder)
-            ...     Report.load(folder).data
-            PosixPath(...)
-            {'verdict': {}}
+            ...     where = Report({"verdict": {}}).save(folder)
+            ...     Report.load(folder).data, sorted(path.name for path in where.iterdir())
+            ({'verdict': {}}, ['report.html', 'report.json'])
         """
         target = Path(folder)
         require_no_report(target)
+        text = json.dumps(self.data, indent=2, ensure_ascii=False)
         target.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(prefix=f".{REPORT}-", dir=target)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self.data, file, indent=2, ensure_ascii=False)
-            os.replace(staged, target / REPORT)
-        except BaseException:
-            os.unlink(staged)
-            raise
+        with tempfile.TemporaryDirectory(prefix=".report-", dir=target) as staging:
+            for name, content in ((REPORT, text), (PAGE, page(self.data))):
+                (Path(staging) / name).write_text(content, encoding="utf-8", errors="replace")
+            for name in (PAGE, REPORT):  # the report last: a folder with report.json is complete
+                os.replace(Path(staging) / name, target / name)
         return target
 
     @classmethod
@@ -128,27 +124,11 @@ def require_no_report(folder: Path) -> None:
     Example:
         >>> require_no_report(Path("no such folder"))
     """
-    if (folder / REPORT).exists():
-        raise FileExistsError(f"Expected a folder without {REPORT}, got {folder}: choose another or move the file.")
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and values of a model's weights.
-
-    Example:
-        >>> import torch
-        >>> layer = nn.Linear(2, 2)
-        >>> same = fingerprint(layer)
-        >>> _ = layer.bias.data.add_(1)
-        >>> fingerprint(layer) == same
-        False
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-    return digest.hexdigest()
+    taken = [name for name in (REPORT, PAGE) if (folder / name).exists()]
+    if taken:
+        raise FileExistsError(
+            f"Expected a folder without {' and '.join(taken)}, got {folder}: choose another folder or move the file."
+        )
 
 
 def _rows(model: dict[str, Any]) -> dict[str, Any]:
