@@ -20,7 +20,7 @@ LAYERS = [
     {"checks", "methods.*"},
     {"methods"},
     {"unlearning", "auditing.*"},
-    {"comparison", "demo", "planning", "project"},
+    {"comparison", "demo", "planning", "project", "tuning"},
     {"terminal"},
     {"cli"},
     {"__main__"},

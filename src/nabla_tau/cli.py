@@ -1,4 +1,4 @@
-"""The command line: demo, unlearn, audit, env. torch is imported inside the commands, so that --help is quick."""
+"""The command line: demo, unlearn, audit, tune, env. torch is imported inside the commands, so that --help is quick."""
 
 import itertools
 import json
@@ -253,6 +253,53 @@ def env(as_json: JsonOption = False) -> None:
             return
         for name, value in facts.items():
             out.print(f"{name:<14} {', '.join(value) if isinstance(value, list) else value}")
+
+
+@app.command(
+    epilog="Example:\n\n  nabla-tau tune scrub my_project.py:sets --trials 50\n\n"
+    "It sees forget, retain and validation data: 'test' and 'retrained' of the dict are not read. Exit code 3: no "
+    "settings gave a model with enough utility left."
+)
+def tune(
+    method: Annotated[str, typer.Argument(help="A baseline, one of nabla_tau.methods.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="As for unlearn; where a group is to be forgotten, 'own_validation' has validation rows of it.",
+            metavar="FILE.py:FUNCTION",
+            callback=well_formed,
+        ),
+    ],
+    trials: Annotated[int, typer.Option(help="Settings to try; the first are the method's defaults.")] = 20,
+    forget: IdsOption = None,
+    id_column: ColumnOption = None,
+    skip_unknown: SkipOption = False,
+    seed: Annotated[int | None, typer.Option(help="Of the search, and of every run in it.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per global batch (a resource, not tuning).")] = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a baseline's settings fairly, and say what the search cost. ∇τ needs none."""
+    require_together(forget, id_column, skip_unknown)
+    with reported(as_json) as (out, err):
+        from nabla_tau.project import find_method, read_project
+        from nabla_tau.terminal import progress_bar
+        from nabla_tau.tuning import tune as search
+        from nabla_tau.unlearning import Request
+
+        find_method(method)
+        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
+        arguments = read_project(target, **ids, command="tune")  # type: ignore[arg-type]
+        options = {"seed": seed, "batch_size": batch_size, "device": device}
+        arguments.update({name: value for name, value in options.items() if value is not None})
+        own_validation = arguments.pop("own_validation", None)
+        with progress_bar(err) as (say, step):
+            say("nabla_tau, which needs no search")
+            tuned = search(method, Request(**arguments), trials=trials, own_validation=own_validation, on_trial=step)
+        if is_main():
+            print_json(tuned.record()) if as_json else out.print(str(tuned), soft_wrap=True)
+        if not (tuned.best and tuned.best.allowed) and "RANK" not in os.environ:
+            raise typer.Exit(WITH_RESERVATIONS)
 
 
 def read_salt(path: Path, run: Path) -> bytes:

@@ -13,9 +13,15 @@ from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
 from nabla_tau.splitting import split, without_ids
 
-AUDITED = ("test", "retrained")
-ARGUMENTS = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device", *AUDITED)
-REQUIRED = {"unlearn": ("model", "forget", "retain", "validation"), "audit": ("model", "forget", "retain", "test")}
+AUDITED, TUNED = ("test", "retrained"), ("own_validation",)
+SHARED = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device")
+ARGUMENTS = (*SHARED, *AUDITED, *TUNED)
+REQUIRED = {
+    "unlearn": ("model", "forget", "retain", "validation"),
+    "audit": ("model", "forget", "retain", "test"),
+    "tune": ("model", "forget", "retain", "validation"),
+}
+UNREAD = {"unlearn": (*AUDITED, *TUNED), "audit": ("method", *TUNED), "tune": ("method", *AUDITED)}
 
 
 def read_project(
@@ -34,7 +40,7 @@ def read_project(
         id_column: the column of ids, in the file and in the training set. Rows of the validation and the test set that
             have one of the ids are left out of these, too.
         skip_unknown: leave out ids that the training set does not hold.
-        command: `unlearn` or `audit`: which entries are needed, and which are left out because the other reads them.
+        command: `unlearn`, `audit` or `tune`: which entries are needed, and which are left out because others read them.
 
     Returns:
         Keyword arguments of `unlearn` or `audit`, with `model`.
@@ -88,8 +94,7 @@ def read_project(
     if unknown := [name for name in arguments if name not in ARGUMENTS]:
         problems.append(f"target: expected only {', '.join(ARGUMENTS)} or train, got {', '.join(map(repr, unknown))}.")
     problems.refuse()
-    unread = AUDITED if command == "unlearn" else ("method",)
-    return {name: value for name, value in arguments.items() if name not in unread}
+    return {name: value for name, value in arguments.items() if name not in UNREAD[command]}
 
 
 def find_function(target: str) -> Callable[[], Any]:

@@ -1,0 +1,425 @@
+"""A fair search of a baseline's settings: it sees forget, retain and validation data, and says what it cost."""
+
+import copy
+import inspect
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from nabla_tau import methods
+from nabla_tau.auditing.ranks import auc
+from nabla_tau.auditing.scoring import Numbers, Scores, score
+from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
+from nabla_tau.facts import Range, facts_of
+from nabla_tau.losses import classification, multi_label
+from nabla_tau.sets import open_set
+from nabla_tau.unlearning import Request
+
+POINT = 0.01
+"""How much utility a search may give up: one point of a hundred."""
+
+BROKEN = 2.0
+"""Value of settings that end in no model: worse than any model's."""
+
+
+@dataclass(frozen=True)
+class Utility:
+    """What a model is still good for, at most 1: accuracy or, where predictions are no classes, a share of loss saved.
+
+    Attributes:
+        retain: on the retain set.
+        validation: on the validation set.
+    """
+
+    retain: float
+    validation: float
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How well a model has forgotten, as far as forget, retain and validation data tell.
+
+    Attributes:
+        gap: |AUC − ½| of the losses of forget against validation rows, in [0, ½]; 0 is best.
+        auc: share of pairs in which the forget row costs less, half of ties.
+        utility: of the model.
+        floor: the least that is allowed of each.
+        compared_with: which validation rows the forget set was compared with.
+
+    Example:
+        >>> good = Criterion(0.02, 0.52, Utility(0.98, 0.9), Utility(0.97, 0.88), "all")
+        >>> broken = Criterion(0.0, 0.5, Utility(0.4, 0.35), Utility(0.97, 0.88), "all")
+        >>> good.allowed, good.value, broken.allowed, round(broken.value, 2)
+        (True, 0.02, False, 1.52)
+    """
+
+    gap: float
+    auc: float
+    utility: Utility
+    floor: Utility
+    compared_with: str
+
+    @property
+    def shortfall(self) -> float:
+        """What is missing to the floor, both sets together."""
+        return max(self.floor.retain - self.utility.retain, 0.0) + max(
+            self.floor.validation - self.utility.validation, 0.0
+        )
+
+    @property
+    def allowed(self) -> bool:
+        """Whether enough utility is left."""
+        return self.shortfall == 0
+
+    @property
+    def value(self) -> float:
+        """What a search makes small: the gap; where too little utility is left, 1 + s / (1 + s) of the shortfall s."""
+        return self.gap if self.allowed else 1 + self.shortfall / (1 + self.shortfall)
+
+
+class Judge:
+    """Measures models by the criterion; the original and, for the floor, ∇τ's own result once at the start.
+
+    Args:
+        request: model and sets; its method and `on_step` are of no account.
+        ours: what `nabla_tau` ended at on the same sets.
+        own_validation: validation rows that are like the forget set, where that is a group; a class is found by itself.
+
+    Raises:
+        InvalidRequest: as `unlearn`.
+        ValueError: if a loss of the original or of `ours` is not finite.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.randn(60, 4), torch.arange(60) % 2
+        >>> model = nn.Linear(4, 2)
+        >>> judge = Judge(Request(model, (x[:10], y[:10]), (x[10:40], y[10:40]), (x[40:], y[40:]), device="cpu"), model)
+        >>> found = judge(model)
+        >>> found.allowed, found.compared_with, found.value == abs(found.auc - 0.5)
+        (True, 'all validation rows', True)
+    """
+
+    def __init__(self, request: Request, ours: nn.Module, own_validation: Any = None) -> None:
+        with _quiet(), request.prepared() as problem:
+            self.loss, self.engine = problem.loss, problem.engine
+            self.sources = {"forget": problem.forget, "retain": problem.retain, "validation": problem.validation}
+        if own_validation is not None:
+            size = problem.validation.batch_size or problem.validation.size
+            self.sources["own validation"] = open_set(own_validation, size)
+        original = self._scores(request.model)
+        self.scale = max(float(original["validation"].losses.mean()), 1e-12)
+        self.rows, self.compared_with = _comparable(original, self.loss)
+        before, after = self._utility(original), self._utility(self._scores(ours))
+        self.floor = Utility(
+            retain=min(before.retain - POINT, after.retain), validation=min(before.validation - POINT, after.validation)
+        )
+
+    def __call__(self, model: nn.Module) -> Criterion:
+        """The criterion of one model; the model is left as it is.
+
+        Raises:
+            ValueError: if a loss is not finite.
+        """
+        scores = self._scores(model)
+        unseen = scores.get("own validation", scores["validation"].take(self.rows))
+        value = auc(-scores["forget"].losses, -unseen.losses).value
+        return Criterion(
+            gap=abs(value - 0.5),
+            auc=value,
+            utility=self._utility(scores),
+            floor=self.floor,
+            compared_with="the validation rows given" if "own validation" in scores else self.compared_with,
+        )
+
+    def _scores(self, model: nn.Module) -> dict[str, Scores]:
+        placed = copy.deepcopy(model).to(self.engine.device)
+        return {name: score(placed, self.loss, source, self.engine) for name, source in self.sources.items()}
+
+    def _utility(self, scores: Mapping[str, Scores]) -> Utility:
+        """Accuracy; where predictions are no classes, 1 − L / L_v with L_v of the original on the validation set."""
+        each = [
+            float(found.bank["correct"].mean())
+            if "correct" in found.bank
+            else 1 - float(found.losses.mean()) / self.scale
+            for found in (scores["retain"], scores["validation"])
+        ]
+        return Utility(*each)
+
+
+def criterion(
+    model: nn.Module,
+    *,
+    original: nn.Module,
+    ours: nn.Module,
+    forget: Any,
+    retain: Any,
+    validation: Any,
+    own_validation: Any = None,
+    **options: Any,
+) -> Criterion:
+    """How well a model has forgotten, without a test set and without a retrained model.
+
+        |AUC(ℓ on D_f, ℓ on D_v) − ½|,   if utility on D_r and D_v ≥ min(the original's − 0.01, ∇τ's)
+
+    Where the forget set is a class (none of its labels occurs in the retain set), it is compared with the validation
+    rows of that class; a group, with `own_validation`. Utility is accuracy, of labels and tokens too; where predictions
+    are no classes, 1 − L / L_v with the mean loss L_v of the original on D_v.
+
+    Args:
+        model: the unlearned model.
+        original: the model before.
+        ours: what `nabla_tau` ends at on the same sets.
+        forget: D_f.
+        retain: D_r.
+        validation: D_v.
+        own_validation: validation rows that are like the forget set, where that is a group.
+        options: `loss`, `batch_size` and `device`, as for `unlearn`.
+
+    Returns:
+        A `Criterion`; its `value` is what `tune` makes small.
+
+    Raises:
+        InvalidRequest: as `unlearn`.
+        ValueError: if a loss is not finite.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.randn(60, 4), torch.arange(60) % 2
+        >>> model = nn.Linear(4, 2)
+        >>> sets = {"forget": (x[:10], y[:10]), "retain": (x[10:40], y[10:40]), "validation": (x[40:], y[40:])}
+        >>> 0 <= criterion(model, original=model, ours=model, **sets, device="cpu").gap <= 0.5
+        True
+    """
+    return Judge(Request(original, forget, retain, validation, **options), ours, own_validation)(model)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the search: settings, what they gave (None where a loss was not finite), and its cost."""
+
+    settings: dict[str, Any]
+    criterion: Criterion | None
+    steps: int
+    seconds: float
+
+    @property
+    def value(self) -> float:
+        """What the search makes small."""
+        return BROKEN if self.criterion is None else self.criterion.value
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search found, and what it cost.
+
+    Attributes:
+        method: name of the method.
+        settings: the best settings found.
+        best: their criterion; None if every trial broke.
+        ours: the criterion of `nabla_tau`, which was not searched.
+        trials: all of them, the first with the method's defaults.
+        steps: of all trials together, without those of `nabla_tau`.
+        seconds: of all trials and their measuring together.
+        our_steps: of `nabla_tau`.
+        our_seconds: of `nabla_tau`, once.
+
+    Example:
+        >>> useful = Utility(0.9, 0.9)
+        >>> ours = Criterion(0.01, 0.51, useful, useful, "all validation rows")
+        >>> print(Tuned("scrub", {"temperature": 2.0}, ours, ours, [], 900, 60.0, our_steps=160, our_seconds=4.0))
+        scrub: 0 trials, 900 steps, 60.0 s; nabla_tau: none, 160 steps, 4.0 s
+        best       |AUC − ½| 0.0100, utility on retain 0.900 and validation 0.900; compared with all validation rows
+        nabla_tau  |AUC − ½| 0.0100, utility on retain 0.900 and validation 0.900
+        method=functools.partial(methods.scrub, temperature=2.0)
+    """
+
+    method: str
+    settings: dict[str, Any]
+    best: Criterion | None
+    ours: Criterion
+    trials: list[Trial] = field(repr=False)
+    steps: int
+    seconds: float
+    our_steps: int
+    our_seconds: float
+
+    def __str__(self) -> str:
+        """A few lines for a reader."""
+        lines = [
+            f"{self.method}: {len(self.trials)} trials, {self.steps} steps, {self.seconds:.1f} s; nabla_tau: none, "
+            f"{self.our_steps} steps, {self.our_seconds:.1f} s"
+        ]
+        if self.best is None:
+            return "\n".join([*lines, "no settings gave a model with finite losses"])
+        remark = "" if self.best.allowed else "; too little utility is left"
+        lines += [
+            f"best       {_line(self.best)}; compared with {self.best.compared_with}{remark}",
+            f"nabla_tau  {_line(self.ours)}",
+            f"method=functools.partial(methods.{self.method}, "
+            f"{', '.join(f'{name}={value!r}' for name, value in self.settings.items())})",
+        ]
+        return "\n".join(lines)
+
+    def record(self) -> dict[str, Any]:
+        """The search as JSON takes it."""
+        return asdict(self)
+
+
+def tune(
+    method: str,
+    request: Request,
+    *,
+    trials: int = 20,
+    own_validation: Any = None,
+    on_trial: Callable[[int, int], None] = lambda done, total: None,
+) -> Tuned:
+    """Search a baseline's settings by `criterion`, with Optuna's tree-structured Parzen estimator.
+
+    The first trial has the method's defaults, so that the best is never worse than these. ∇τ has no settings; it runs
+    once, for the floor of the criterion, and to compare.
+
+    Args:
+        method: name of the method.
+        request: model and sets, loss, seed, batch size and device.
+        trials: how many settings to try, at least 1.
+        own_validation: validation rows that are like the forget set, where that is a group.
+        on_trial: called with (trials done, trials in all) after each.
+
+    Returns:
+        A `Tuned`. The same request gives the same one, but for seconds.
+
+    Raises:
+        InvalidRequest: if the request cannot be carried out, the method has nothing to search, or Optuna is missing.
+
+    Reference:
+        Akiba et al., Optuna, arXiv:1907.10902 (2019).
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.randn(60, 4), torch.arange(60) % 2
+        >>> request = Request(nn.Linear(4, 2), (x[:10], y[:10]), (x[10:40], y[10:40]), (x[40:], y[40:]), device="cpu")
+        >>> tuned = tune("neggrad", request, trials=2)
+        >>> len(tuned.trials), tuned.trials[0].settings, tuned.steps >= 5
+        (2, {'epochs': 5, 'learning_rate': 0.0001}, True)
+    """
+    space = _space(method, trials)
+    optuna = _optuna()
+    with _quiet():
+        ours = replace(request, method=methods.nabla_tau, on_step=lambda done, total: None).run()
+        judge = Judge(request, ours.model, own_validation)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=int(request.seed)))
+        parameters = inspect.signature(methods.METHODS[method]).parameters
+        study.enqueue_trial({name: parameters[name].default for name in space})
+        done: list[Trial] = []
+        for number in range(trials):
+            asked = study.ask()
+            settings = {name: _suggested(asked, name, allowed) for name, allowed in space.items()}
+            done.append(_tried(replace(request, method=partial(methods.METHODS[method], **settings)), judge, settings))
+            study.tell(asked, done[-1].value)
+            on_trial(number + 1, trials)
+    best = min(done, key=lambda trial: trial.value)
+    return Tuned(
+        method=method,
+        settings=best.settings,
+        best=best.criterion,
+        ours=judge(ours.model),
+        trials=done,
+        steps=sum(trial.steps for trial in done),
+        seconds=sum(trial.seconds for trial in done),
+        our_steps=ours.settings["steps_done"],
+        our_seconds=ours.seconds,
+    )
+
+
+def _tried(request: Request, judge: Judge, settings: dict[str, Any]) -> Trial:
+    started = time.perf_counter()
+    steps = 0
+
+    def count(done: int, total: int) -> None:
+        nonlocal steps
+        steps = done
+
+    found: Criterion | None = None
+    try:
+        found = judge(replace(request, on_step=count).run().model)
+    except InvalidRequest:
+        raise
+    except (ArithmeticError, ValueError):  # a loss was not finite: the settings broke the model
+        pass
+    return Trial(settings, found, steps, time.perf_counter() - started)
+
+
+def _space(method: str, trials: int) -> dict[str, Range]:
+    """What is searched.
+
+    Raises:
+        InvalidRequest: if that is nothing.
+    """
+    problems = whole_number("trials", trials, 1, 2**31)
+    facts = facts_of(methods.METHODS[method])
+    space = {name: allowed for name, allowed in (facts.settings if facts else {}).items() if allowed.search}
+    if not space:
+        problems.append(f"method: expected one with settings to search, got {method}, which has none.")
+    if problems:
+        raise InvalidRequest(problems)
+    return space
+
+
+def _suggested(trial: Any, name: str, allowed: Range) -> Any:
+    assert allowed.search is not None
+    low, high = allowed.search
+    if allowed.whole:
+        return trial.suggest_int(name, int(low), int(high), log=allowed.scale == "log")
+    return trial.suggest_float(name, low, high, log=allowed.scale == "log")
+
+
+def _comparable(scores: Mapping[str, Scores], loss: Any) -> tuple[Numbers, str]:
+    """Which validation rows the forget set is compared with."""
+    forget, retain, unseen = (scores[name].targets for name in ("forget", "retain", "validation"))
+    everything = np.arange(len(unseen))
+    if loss is classification:
+        removed = np.setdiff1d(forget, retain)
+        whole = len(removed) > 0 and bool(np.isin(forget, removed).all())
+        rows = np.flatnonzero(np.isin(unseen, removed))
+    elif loss is multi_label:
+        removed = np.flatnonzero((forget > 0).all(0) & ~(retain > 0).any(0))
+        whole = len(removed) > 0
+        rows = np.flatnonzero((unseen[:, removed] > 0).any(1))
+    else:
+        return everything, "all validation rows"
+    if not whole:
+        return everything, "all validation rows"
+    if not len(rows):
+        return everything, "all validation rows, as none is of the class to be forgotten"
+    return rows, f"the {len(rows)} validation rows of the class to be forgotten"
+
+
+def _line(found: Criterion) -> str:
+    utility = found.utility
+    return f"|AUC − ½| {found.gap:.4f}, utility on retain {utility.retain:.3f} and validation {utility.validation:.3f}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What a single run would warn about says nothing about a search."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnlearningWarning)
+        yield
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise InvalidRequest(
+            ["tune: expected the package optuna, got none: install it with pip install 'nabla-tau[tune]'."]
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
