@@ -28,8 +28,8 @@ def sample_report(**changes):
             "kind": "none_detectable",
             "sentence": "No residual membership detectable above a margin of 0.021 AUC with 1,500 forget and 5,000 "
             "unseen samples (AUC 0.507, 95 % interval 0.491 to 0.523); smaller effects could not have been seen.",
-            "over_forgetting": "No over-forgetting detected: 1.1% of the forget samples cost more than 99 % of the "
-            "unseen ones (1.0% expected).",
+            "over_forgetting": "No over-forgetting detected: 1.1 % of the forget samples cost more than 99 % of the "
+            "unseen ones (1.0 % expected).",
             "primary": "AUC of the loss, forget against test, level 0.05",
             "margin": 0.021,
             "forget_samples": FORGET,

@@ -69,4 +69,4 @@ def test_the_sentence_says_margin_and_samples_and_never_too_much():
 
 def test_the_attacks_that_alarm_are_named():
     sentence = decide(measured(family=["entropy", "ks"]), controls(), (1500, 1600))["sentence"]
-    assert "entropy, ks alarm after correction" in sentence
+    assert "entropy, Kolmogorov–Smirnov alarm after correction" in sentence

@@ -7,6 +7,15 @@ CONTROL_LEVEL = 0.001
 
 FEWEST_UNSEEN = 99  # for a threshold beyond which at most 1 % of unseen samples are expected
 
+SHOWN = {
+    "tail": "the tail of the losses",
+    "boosted": "boosted trees",
+    "ks": "Kolmogorov–Smirnov",
+    "energy": "energy distance",
+    "correct": "correctness",
+}
+"""Names of attacks where a reader needs others than the code's."""
+
 KINDS = (
     "not_answerable",
     "unreliable",
@@ -89,10 +98,12 @@ def _sentence(
     area = primary["auc"]
     seen = f"AUC {area['value']:.3f}, 95 % interval {area['low']:.3f} to {area['high']:.3f}"
     sizes = f"with {samples[0]:,} forget and {samples[1]:,} unseen samples"
-    others = f"; of the other attacks {', '.join(alarms)} alarm after correction" if alarms else ""
+    named = ", ".join(SHOWN.get(name, name.replace("_", " ")) for name in alarms)
+    others = f"; of the other attacks {named} alarm after correction" if alarms else ""
     sentences = {
         "not_answerable": "Not answerable this way: forget and test set can be told apart by their inputs alone, "
-        "without any model, so an attack that succeeds shows nothing about memory; give a test set of the same kind.",
+        "without any model, so an attack that succeeds shows nothing about memory; give a test set of the same kind "
+        "(of the same person or group), or retrained models to compare with.",
         "unreliable": "Unreliable: two halves of the test set are told apart by the primary attack, which must not "
         "happen; check that the test samples are in random order and of one kind.",
         "nothing_memorised": "The original model itself shows no sign of having memorised the forget set, so a pass "
@@ -113,5 +124,8 @@ def _over_forgetting(over: dict[str, Any] | None) -> str:
     if over is None:
         return f"Over-forgetting in the tail was not tested: that takes {FEWEST_UNSEEN} unseen samples."
     share, expected = over["share"]["value"], over["expected"]
-    found = f"{share:.1%} of the forget samples cost more than 99 % of the unseen ones ({expected:.1%} expected)"
+    found = (
+        f"{100 * share:.1f} % of the forget samples cost more than 99 % of the unseen ones "
+        f"({100 * expected:.1f} % expected)"
+    )
     return f"Over-forgetting detected: {found}." if over["alarm"] else f"No over-forgetting detected: {found}."
