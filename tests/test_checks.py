@@ -368,3 +368,18 @@ def test_samples_without_labels_take_no_part_and_are_reported():
     assert "2 of 6 samples have no labelled token and take no part (rows 2, 5)" in results[0].warnings[0]
     before = [result.settings["forget_loss_before"] for result in results]
     assert before[0] == pytest.approx(before[1], rel=1e-6)
+
+
+def test_a_loss_that_changes_its_shape_later():
+    calls = []
+
+    def loss(model, batch):
+        calls.append(0)
+        values = nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return values.mean() if len(calls) > 8 else values
+
+    rows = torch.randn(12, 4), torch.arange(12) % 2
+    parts = {name: tuple(c[cut] for c in rows) for name, cut in zip(
+        ("forget", "retain", "validation"), (slice(0, 4), slice(4, 8), slice(8, 12)), strict=True)}  # fmt: skip
+    with pytest.raises(InvalidRequest, match=r"shape \(4,\), got \(\) from loss on a later batch"):
+        unlearn(nn.Linear(4, 2), **parts, loss=loss, device="cpu")

@@ -12,7 +12,8 @@ from torch.autograd.graph import get_gradient_edge
 
 from nabla_tau.batches import Batch, rows_in, take_rows, to_device
 from nabla_tau.engine import Engine
-from nabla_tau.losses import PerSampleLoss, logits_of
+from nabla_tau.errors import InvalidRequest
+from nabla_tau.losses import PerSampleLoss, logits_of, not_one_each
 from nabla_tau.modes import WithoutDropout, draws_on_the_batch, statistics_of, training_modes, without_batch_statistics
 from nabla_tau.sets import Source
 
@@ -221,7 +222,13 @@ class Problem:
 
     def losses(self, batch: Batch | None) -> Tensor:
         """Per-sample losses ℓ of this process's share, shape (n,); n = 0 for an empty one."""
-        return self._read(self.loss, batch)
+        return self._read(self._one_each, batch)
+
+    def _one_each(self, model: nn.Module, batch: Batch) -> Tensor:
+        losses = self.loss(model, batch)
+        if wrong := not_one_each(losses, rows_in(batch), self.loss, "a later batch"):
+            raise InvalidRequest([wrong])
+        return losses
 
     def logits(self, batch: Batch | None) -> Tensor:
         """The model's logits on this process's share, shape (n, ...); (0,) for an empty one."""
