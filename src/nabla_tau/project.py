@@ -40,7 +40,7 @@ def read_project(
         id_column: the column of ids, in the file and in the training set. Rows of the validation and the test set that
             have one of the ids are left out of these, too.
         skip_unknown: leave out ids that the training set does not hold.
-        command: `unlearn`, `audit` or `tune`: which entries are needed, and which are left out because others read them.
+        command: `unlearn`, `audit` or `tune`: which entries are needed, and which others read and are left out.
 
     Returns:
         Keyword arguments of `unlearn` or `audit`, with `model`.

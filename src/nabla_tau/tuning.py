@@ -5,20 +5,21 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from nabla_tau import methods
-from nabla_tau.auditing.ranks import auc
 from nabla_tau.auditing.scoring import Numbers, Scores, score
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
 from nabla_tau.facts import Range, facts_of
 from nabla_tau.losses import classification, multi_label
+from nabla_tau.problem import NonFiniteLoss
 from nabla_tau.sets import open_set
 from nabla_tau.unlearning import Request
 
@@ -129,7 +130,9 @@ class Judge:
         """
         scores = self._scores(model)
         unseen = scores.get("own validation", scores["validation"].take(self.rows))
-        value = auc(-scores["forget"].losses, -unseen.losses).value
+        forget = scores["forget"]
+        members = np.repeat([True, False], [len(forget), len(unseen)])
+        value = float(roc_auc_score(members, -np.concatenate([forget.losses, unseen.losses])))
         return Criterion(
             gap=abs(value - 0.5),
             auc=value,
@@ -348,11 +351,12 @@ def _tried(request: Request, judge: Judge, settings: dict[str, Any]) -> Trial:
 
     found: Criterion | None = None
     try:
-        found = judge(replace(request, on_step=count).run().model)
-    except InvalidRequest:
-        raise
-    except (ArithmeticError, ValueError):  # a loss was not finite: the settings broke the model
-        pass
+        model = replace(request, on_step=count).run().model
+    except NonFiniteLoss:  # the settings broke the model on the way
+        model = None
+    if model is not None:
+        with suppress(ValueError):  # of a loss that is not finite: they broke it at the end
+            found = judge(model)
     return Trial(settings, found, steps, time.perf_counter() - started)
 
 
