@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from nabla_tau.bench.cli import app as bench
 from nabla_tau.errors import InvalidRequest, told
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ app = typer.Typer(
     "(0 under a launcher of several processes) · 130 interrupted.\n\n"
     "Environment: NABLA_TAU_TRACEBACK=1 shows the Python traceback of an error.",
 )
+
+app.add_typer(bench, name="bench")
 
 JsonOption = Annotated[
     bool,

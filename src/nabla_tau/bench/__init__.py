@@ -1,0 +1,1 @@
+"""The benchmark: cells of task × method × forget set × seed on real data, and what follows from them."""

@@ -1,0 +1,115 @@
+"""`nabla-tau bench`: run, table, plot, list. torch is imported inside the commands, so that --help is quick."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure unlearning methods on real data: cells of task × method × forget set × seed, one JSON file each.",
+)
+
+OUTPUT = Path("results/bench")
+MODELS = Path("runs/bench-models")
+REFUSED, INTERRUPTED = 1, 130
+
+ResultsArgument = Annotated[Path, typer.Argument(help="Folder of the JSON files.")]
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+@app.command("list", epilog="Example:  nabla-tau bench list")
+def list_suites() -> None:
+    """Suites with their tasks, forget sets and methods."""
+    from nabla_tau.bench.suites import SUITES
+
+    for name, suite in SUITES.items():
+        typer.echo(f"{name}: {suite.about}")
+        for task, forgets in suite.forgets.items():
+            typer.echo(f"  {task}: {', '.join(forgets)}")
+        typer.echo(f"  methods: {', '.join(suite.methods)}")
+
+
+@app.command(epilog="Example:  nabla-tau bench run domains --tasks location30 --seeds 0,1,2,3,4 --workers 2")
+def run(
+    suite: Annotated[str, typer.Argument(help="One of `nabla-tau bench list`.")],
+    methods: Annotated[str | None, typer.Option(help="Instead of the suite's, between commas.")] = None,
+    fractions: Annotated[str | None, typer.Option(help="Random forget sets instead of the suite's: 0.03,0.15")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Only these tasks of the suite.")] = None,
+    seeds: Annotated[str, typer.Option(help="Between commas.")] = "0,1,2,3,4",
+    scale: Annotated[str, typer.Option(help="quick or full; they are never mixed.")] = "quick",
+    output: Annotated[Path, typer.Option(help="Folder of the JSON files.")] = OUTPUT,
+    models: Annotated[Path, typer.Option(help="Folder of trained models, to be used again.")] = MODELS,
+    workers: Annotated[int, typer.Option(min=1, help="Local processes of one thread each.")] = 1,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Existing Ray cluster, or auto.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (default: a GPU where there is one).")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure again what failed.")] = False,
+) -> None:
+    """Measure the cells that are not there yet; a killed run goes on where it stopped. Exit code 1: a cell failed."""
+    with refusals() as out:
+        from nabla_tau.bench.cells import FAILED, Bench
+        from nabla_tau.bench.running import run_cells
+        from nabla_tau.bench.suites import cells_of
+        from nabla_tau.engine import start_engine
+
+        cells = cells_of(
+            suite,
+            scale=scale,
+            methods=listed(methods),
+            fractions=listed(fractions),
+            tasks=listed(tasks),
+            seeds=whole_numbers(seeds),
+        )
+        place = Bench(models.absolute(), start_engine(device).device)
+        outcome = run_cells(
+            cells,
+            output,
+            place,
+            workers=workers,
+            ray_address=ray,
+            retry_failed=retry_failed,
+            say=lambda _, record: out.print(line(record)),
+        )
+        counts = ", ".join(f"{count} {status}" for status, count in outcome.statuses.items())
+        out.print(f"{counts}; {outcome.found} were there before; below {output / scale}")
+        if outcome.other_code:
+            out.print(f"{outcome.other_code} come from another version of the code: a table will show them apart.")
+        if outcome.statuses.get(FAILED):
+            raise typer.Exit(REFUSED)
+
+
+def line(record: dict[str, Any]) -> str:
+    """Which cell, and how it ended."""
+    took = f" {record['seconds']:.1f} s" if "seconds" in record else ""
+    reason = f": {'; '.join(record['reason'])}" if "reason" in record else ""
+    return f"{'/'.join(map(str, record['cell'].values()))}: {record['status']}{took}{reason}"
+
+
+@contextmanager
+def refusals() -> Iterator[Console]:
+    """A console; what goes wrong becomes a line that a reader can act on."""
+    plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+    err = Console(stderr=True, **plain)
+    try:
+        yield Console(**plain)
+    except KeyboardInterrupt:
+        err.print("interrupted: finished cells are kept, the same command goes on.")
+        raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError) as error:
+        err.print(f"error: {error}")
+        raise typer.Exit(REFUSED) from None
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """Seeds between commas."""
+    try:
+        return tuple(int(part) for part in listed(text))
+    except ValueError:
+        raise typer.BadParameter(f"expected whole numbers between commas, got {text!r}", param_hint="--seeds") from None

@@ -1,0 +1,274 @@
+"""The data sets of the benchmark, as tensors: read from `NABLA_TAU_DATA` and checked, or bundled with scikit-learn."""
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+FOLDER = "NABLA_TAU_DATA"
+
+CHECKSUMS = {
+    "cifar10/test.parquet": "5936a85da70156893f116b079a62682965d0fd81b3bf9f73de16012f6777b167",
+    "cifar10/train.parquet": "541ffe91da2712cdbe639afc038fbf53009444c4b5552a69400fc294c61802b7",
+    "cifar100/test.parquet": "71466a2489496993a3fe64760765ef339527eb2c504f6f58bfdb8d210e48cd42",
+    "cifar100/train.parquet": "ab7155dda13883679a5e6f004ef39e6d54ddade86f075436e5baad901e31f212",
+    "free_spoken_digits/test.parquet": "6c48b09d3b76e94987b9d9e820e37aff2afaaa9265676c25e71ba47904134c79",
+    "free_spoken_digits/train.parquet": "593e51219f470954132600a68839378a923fc6415d444e75753fec86ded01d74",
+    "location30/data.parquet": "f125e28845a1c7924bc51c16b21c975df1624858761152a7449d805e250846e9",
+}
+"""SHA-256 of each file below the data folder."""
+
+WAVE_SAMPLES = 4000  # half a second at 8 kHz
+WRONG_LABELS = 0.3
+SMALLEST_CLASS = 100  # rows; what is held out of a smaller one is too little to audit
+
+Rows = tuple[Tensor, Tensor]
+Positions = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All rows of a data set, those it ships for training first.
+
+    Attributes:
+        rows: inputs and targets.
+        trainable: how many of the first rows may be trained on; None where the set has no such split, and all may.
+        groups: kind of forget set -> the group that each row belongs to, shape (N,); negative for none.
+        checksum: of the files that were read.
+    """
+
+    rows: Rows
+    trainable: int | None = None
+    groups: Mapping[str, NDArray[np.integer[Any]]] = field(default_factory=dict)
+    checksum: str = "bundled"
+
+
+def data_folder() -> Path:
+    """The folder named by `NABLA_TAU_DATA`.
+
+    Raises:
+        FileNotFoundError: if the variable names no folder.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, {FOLDER: "."}):
+        ...     data_folder()
+        PosixPath('.')
+    """
+    named = os.environ.get(FOLDER)
+    if not named or not Path(named).is_dir():
+        raise FileNotFoundError(
+            f"Expected the folder with the data sets in the environment variable {FOLDER}, got {named!r}: set it to "
+            "where cifar10/, location30/ and the others lie; docs/benchmark.md says where each comes from."
+        )
+    return Path(named)
+
+
+def verified(name: str, folder: Path | None = None) -> Path:
+    """A file of the data folder, once its content is what it should be.
+
+    Args:
+        name: one of `CHECKSUMS`.
+        folder: None is `data_folder()`.
+
+    Raises:
+        FileNotFoundError: if it is missing.
+        ValueError: if its content is another.
+
+    Example:
+        >>> verified("location30/data.parquet", Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: Expected the file location30/data.parquet below nowhere, got none: ...
+    """
+    folder = data_folder() if folder is None else folder
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected the file {name} below {folder}, got none: docs/benchmark.md says where it comes from."
+        )
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != CHECKSUMS[name]:
+        raise ValueError(
+            f"Expected {path} to have the SHA-256 {CHECKSUMS[name]}, got {found}: it is damaged or of another version; "
+            "get it again as docs/benchmark.md says."
+        )
+    return path
+
+
+def files_of(data_set: str) -> tuple[str, ...]:
+    """The files of a data set.
+
+    Example:
+        >>> files_of("location30")
+        ('location30/data.parquet',)
+    """
+    return tuple(name for name in CHECKSUMS if name.startswith(f"{data_set}/"))
+
+
+def location30(folder: Path | None = None) -> Pool:
+    """Location-30: 5,010 rows of 446 binary features, 30 classes (Shokri et al., arXiv:1610.05820).
+
+    Args:
+        folder: of all data sets; None is `data_folder()`.
+
+    Raises:
+        FileNotFoundError: if the data is missing.
+        ValueError: if it is damaged.
+
+    Example:
+        >>> location30(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: Expected the file location30/data.parquet below nowhere, got none: ...
+    """
+    from pyarrow import parquet
+
+    table = parquet.read_table(verified("location30/data.parquet", folder))
+    features = torch.tensor(np.array(table["features"].to_pylist(), dtype=np.float32))
+    return classified((features, torch.tensor(table["label"].to_pylist())), _checksum("location30"))
+
+
+def cifar10(folder: Path | None = None) -> Pool:
+    """CIFAR-10: 50,000 + 10,000 images, uint8 (N, 3, 32, 32).
+
+    Args:
+        folder: of all data sets; None is `data_folder()`.
+
+    Raises:
+        FileNotFoundError: if the data is missing.
+        ValueError: if it is damaged.
+
+    Example:
+        >>> cifar10(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: Expected the file cifar10/train.parquet below nowhere, got none: ...
+    """
+    rows, trainable, _ = _images(folder, "cifar10", "label")
+    return classified(rows, _checksum("cifar10"), trainable)
+
+
+def cifar100(folder: Path | None = None) -> Pool:
+    """CIFAR-100: 50,000 + 10,000 images, uint8 (N, 3, 32, 32); targets are the 20 superclasses, subclasses the 100.
+
+    Args:
+        folder: of all data sets; None is `data_folder()`.
+
+    Raises:
+        FileNotFoundError: if the data is missing.
+        ValueError: if it is damaged.
+
+    Example:
+        >>> cifar100(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: Expected the file cifar100/train.parquet below nowhere, got none: ...
+    """
+    (images, coarse), trainable, fine = _images(folder, "cifar100", "coarse_label", "fine_label")
+    pool = classified((images, coarse), _checksum("cifar100"), trainable)
+    return Pool(pool.rows, trainable, {**pool.groups, "subclass": fine}, pool.checksum)
+
+
+def spoken_digits(folder: Path | None = None) -> Pool:
+    """Free Spoken Digits: 3,000 recordings by 6 speakers, the first half second at 8 kHz, (N, 1, 4000) in [−1, 1].
+
+    Args:
+        folder: of all data sets; None is `data_folder()`.
+
+    Raises:
+        FileNotFoundError: if the data is missing.
+        ValueError: if it is damaged.
+
+    Example:
+        >>> spoken_digits(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: Expected the file free_spoken_digits/train.parquet below nowhere, got none: ...
+    """
+    from pyarrow import concat_tables, parquet
+
+    parts = [parquet.read_table(verified(f"free_spoken_digits/{part}.parquet", folder)) for part in ("train", "test")]
+    table = concat_tables(parts)
+    waves = torch.zeros(len(table), 1, WAVE_SAMPLES)
+    for row, wave in enumerate(table["waveform"].to_numpy()):
+        samples = torch.tensor(np.asarray(wave[:WAVE_SAMPLES], dtype=np.float32)) / 2**15
+        waves[row, 0, : len(samples)] = samples
+    pool = classified((waves, torch.tensor(table["label"].to_pylist())), _checksum("free_spoken_digits"))
+    speakers = np.unique(table["speaker"].to_pylist(), return_inverse=True)[1]
+    return Pool(pool.rows, None, {**pool.groups, "group": speakers}, pool.checksum)
+
+
+def noisy_digits() -> Pool:
+    """scikit-learn's 1,797 handwritten digits, (N, 1, 8, 8) in [0, 1], 30 % of the labels wrong, to be memorised.
+
+    Example:
+        >>> images, targets = noisy_digits().rows
+        >>> images.shape, int(targets.max())
+        (torch.Size([1797, 1, 8, 8]), 9)
+    """
+    from sklearn.datasets import load_digits
+
+    digits, generator = load_digits(), np.random.default_rng(0)
+    wrong = generator.random(len(digits.target)) < WRONG_LABELS
+    labels = digits.target.copy()
+    labels[wrong] = (labels[wrong] + generator.integers(1, 10, int(wrong.sum()))) % 10
+    return classified((torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(labels)), "bundled")
+
+
+def diabetes() -> Pool:
+    """scikit-learn's diabetes: 442 rows of 10 standardised features; the target too; groups are decades of age.
+
+    Example:
+        >>> features, target = diabetes().rows
+        >>> features.shape, target.shape, round(float(target.std()), 1)
+        (torch.Size([442, 10]), torch.Size([442, 1]), 1.0)
+    """
+    from sklearn.datasets import load_diabetes
+
+    table = load_diabetes(scaled=False)
+    features = (table.data - table.data.mean(0)) / table.data.std(0)
+    target = (table.target - table.target.mean()) / table.target.std()
+    decades = _large((table.data[:, 0] // 10).astype(np.int64), least=80)
+    rows = torch.tensor(features, dtype=torch.float32), torch.tensor(target, dtype=torch.float32)[:, None]
+    return Pool(rows, groups={"group": decades})
+
+
+def classified(rows: Rows, checksum: str, trainable: int | None = None) -> Pool:
+    """A pool whose classes can be forgotten, those with too few rows to audit left out.
+
+    Example:
+        >>> pool = classified((torch.zeros(250, 1), torch.arange(250) // 240), "bundled")
+        >>> sorted(set(pool.groups["class"].tolist()))  # ten rows of class 1 are too few
+        [-1, 0]
+    """
+    return Pool(rows, trainable, {"class": _large(rows[1].numpy())}, checksum)
+
+
+def _large(groups: NDArray[np.integer[Any]], least: int = SMALLEST_CLASS) -> NDArray[np.integer[Any]]:
+    names, counts = np.unique(groups, return_counts=True)
+    return np.where(np.isin(groups, names[counts >= least]), groups, -1)
+
+
+def _images(
+    folder: Path | None, name: str, target: str, other: str | None = None
+) -> tuple[Rows, int, NDArray[np.integer[Any]]]:
+    """Images of both files, targets, rows of the first file, and another column of labels."""
+    from PIL import Image
+    from pyarrow import concat_tables, parquet
+
+    parts = [parquet.read_table(verified(f"{name}/{part}.parquet", folder)) for part in ("train", "test")]
+    table = concat_tables(parts)
+    pixels = np.empty((len(table), 3, 32, 32), np.uint8)
+    for row, value in enumerate(table["image"].to_pylist()):
+        pixels[row] = np.asarray(Image.open(io.BytesIO(value["bytes"])).convert("RGB")).transpose(2, 0, 1)
+    labels = torch.tensor(table[target].to_pylist())
+    return (torch.tensor(pixels), labels), len(parts[0]), np.array(table[other or target].to_pylist())
+
+
+def _checksum(data_set: str) -> str:
+    return hashlib.sha256("".join(CHECKSUMS[name] for name in files_of(data_set)).encode()).hexdigest()

@@ -1,0 +1,142 @@
+"""Files that are there whole or not at all: cells as JSON, trained models under the hash of all that decides them."""
+
+import ast
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+Json = dict[str, Any]
+
+
+def write_json(path: Path, value: Json, *, indent: int | None = 1) -> None:
+    """Write beside and rename: a process killed at any moment leaves the whole file or none.
+
+    Args:
+        path: its folder is made.
+        value: what JSON takes.
+        indent: None writes one line.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_json(Path(folder) / "cells" / "one.json", {"seed": 3})
+        ...     json.loads((Path(folder) / "cells" / "one.json").read_text())
+        {'seed': 3}
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    _written(path, lambda staged: staged.write_text(text, encoding="utf-8"))
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of anything that JSON takes.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def code_digest(paths: Iterable[Path]) -> str:
+    """What source files do, as 12 hexadecimal digits: neither comments nor docstrings nor layout count.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     one, other = Path(folder) / "one.py", Path(folder) / "other.py"
+        ...     _ = one.write_text("x = 1  # so"), other.write_text("x   = 1")
+        ...     code_digest([one]) == code_digest([other])
+        True
+    """
+    trees = []
+    for path in sorted(paths):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
+        trees.append(ast.dump(tree))
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and what its training took."""
+
+    model: nn.Module
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Models:
+    """Trained models in a folder, each under the hash of what decides its weights.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     models = Models(Path(folder))
+        ...     first = models.get({"seed": 0}, lambda: nn.Linear(2, 2), nn.Linear(2, 2))
+        ...     again = models.get({"seed": 0}, lambda: nn.Linear(2, 2), nn.Linear(2, 2))  # read, not trained
+        >>> bool((first.model.weight == again.model.weight).all()), first.seconds == again.seconds
+        (True, True)
+    """
+
+    folder: Path
+
+    def get(self, decided_by: Json, train: Callable[[], nn.Module], empty: nn.Module) -> Trained:
+        """The model that was stored, or a new one, trained and stored.
+
+        Args:
+            decided_by: everything that the weights follow from, as JSON takes it.
+            train: called if there is none.
+            empty: a module of the same architecture, filled if there is one.
+        """
+        path = self.folder / f"{digest(decided_by)}.safetensors"
+        if path.is_file():
+            load_model(empty, path)
+            with safetensors.safe_open(path, "pt") as file:
+                return Trained(empty.eval(), float(file.metadata()["seconds"]))
+        started = time.perf_counter()
+        model = train()
+        seconds = time.perf_counter() - started
+        about = {"seconds": repr(seconds), "decided_by": json.dumps(decided_by, sort_keys=True)}
+        _written(path, lambda staged: save_model(model, str(staged), metadata=about))
+        return Trained(model.eval(), seconds)
+
+
+def rows_digest(rows: Any) -> str:
+    """SHA-256 of row numbers.
+
+    Example:
+        >>> rows_digest([1, 2]) == rows_digest([1, 2]), rows_digest([1, 2]) == rows_digest([2, 1])
+        (True, False)
+    """
+    return hashlib.sha256(torch.as_tensor(rows, dtype=torch.int64).numpy().tobytes()).hexdigest()
+
+
+def _written(path: Path, write: Callable[[Path], Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    staged = Path(name)
+    try:
+        write(staged)
+        staged.chmod(0o644)
+        with staged.open("rb+") as file:
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

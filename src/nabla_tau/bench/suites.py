@@ -1,0 +1,130 @@
+"""The suites: which tasks and forget sets each holds, and its methods."""
+
+from dataclasses import dataclass
+
+from nabla_tau.bench.cells import REFERENCES, UNLEARNING, Cell
+from nabla_tau.bench.tasks import TASKS, forget_problem
+from nabla_tau.errors import InvalidRequest
+from nabla_tau.facts import suggestion
+
+SEEDS = (0, 1, 2, 3, 4)
+PAPER = ("nabla_tau", "nabla_tau_published", "finetune", "neggrad", "scrub", "scrub_rewind", "ssd", "amnesiac")
+ALL = tuple(UNLEARNING)
+
+_RANDOM = ("random-0.03", "random-0.15", "random-0.30")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks with their forget sets, and the methods that run by default.
+
+    Attributes:
+        about: one line.
+        forgets: task -> names of forget sets.
+        methods: names, beside the references, which always run.
+    """
+
+    about: str
+    forgets: dict[str, tuple[str, ...]]
+    methods: tuple[str, ...] = PAPER
+
+
+SUITES = {
+    "smoke": Suite("bundled digits, all methods, under two minutes", {"noisy_digits": ("random-0.15",)}, ALL),
+    "paper-cifar10": Suite("CIFAR-10, ResNet-18", {"cifar10": (*_RANDOM, "class")}),
+    "paper-cifar100": Suite("CIFAR-100, ResNet-18 on superclasses", {"cifar100": (*_RANDOM, "class", "subclass")}),
+    "beyond": Suite(
+        "CIFAR-10 outside the published range",
+        {"cifar10": ("random-0.001", "random-0.01", "random-0.50", "random-0.70", "random-0.90", "sequence-0.15")},
+    ),
+    "domains": Suite(
+        "a table, sound, a regression",
+        {
+            "location30": ("random-0.15", "class"),
+            "spoken_digits": ("random-0.15", "class", "group"),
+            "diabetes": ("random-0.15", "group"),
+        },
+        ALL,
+    ),
+}
+"""Every suite by its name."""
+
+
+def cells_of(
+    suite: str,
+    *,
+    scale: str = "quick",
+    methods: tuple[str, ...] = (),
+    fractions: tuple[str, ...] = (),
+    tasks: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = SEEDS,
+) -> list[Cell]:
+    """The cells of a suite, slice by slice: those of one task and seed follow one another.
+
+    Args:
+        suite: one of `SUITES`.
+        scale: quick or full.
+        methods: instead of the suite's; the references always run.
+        fractions: random forget sets, as `0.15`, instead of those of the suite; other forget sets are kept.
+        tasks: only these.
+        seeds: one slice of each task for each.
+
+    Raises:
+        InvalidRequest: if a name is unknown; the allowed ones are named.
+
+    Example:
+        >>> [str(cell.path) for cell in cells_of("smoke", methods=("scrub",), seeds=(0,))][-1]
+        'quick/noisy_digits/seed-0/random-0.15/scrub.json'
+        >>> cells_of("smoke", methods=("srub",))
+        Traceback (most recent call last):
+        nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
+        1. methods: expected some of ..., got 'srub': did you mean 'scrub'?
+    """
+    problems = unknown("suite", [suite], list(SUITES))
+    if problems:
+        raise InvalidRequest(problems)
+    chosen = SUITES[suite]
+    problems = unknown("scale", [scale], ["quick", "full"])
+    problems += unknown("methods", methods, [*ALL, *REFERENCES]) + unknown("tasks", tasks, list(chosen.forgets))
+    problems += [f"fractions: {problem}" for one in fractions if (problem := forget_problem(f"random-{one}"))]
+    problems += [f"seeds: expected whole numbers in [0, 1000), got {one}." for one in seeds if not 0 <= one < 1000]
+    if problems:
+        raise InvalidRequest(problems)
+    names = list(dict.fromkeys((*REFERENCES, *(methods or chosen.methods))))
+    return [
+        Cell(scale, task, seed, forget, method)
+        for task in (tasks or chosen.forgets)
+        for seed in seeds
+        for forget in _replaced(chosen.forgets[task], fractions)
+        for method in names
+    ]
+
+
+def files_of(cells: list[Cell]) -> list[str]:
+    """Files that the cells read, below the data folder.
+
+    Example:
+        >>> files_of(cells_of("smoke", seeds=(0,)))
+        []
+    """
+    return list(dict.fromkeys(name for cell in cells for name in TASKS[cell.task].files))
+
+
+def unknown(what: str, given: tuple[str, ...] | list[str], known: list[str]) -> list[str]:
+    """A sentence for each name that is not among the known ones.
+
+    Example:
+        >>> unknown("scale", ["quik"], ["quick", "full"])
+        ["scale: expected some of quick, full, got 'quik': did you mean 'quick'?"]
+    """
+    return [
+        f"{what}: expected some of {', '.join(known)}, got {one!r}: {suggestion(one, known)}"
+        for one in given
+        if one not in known
+    ]
+
+
+def _replaced(forgets: tuple[str, ...], fractions: tuple[str, ...]) -> list[str]:
+    if not fractions:
+        return list(forgets)
+    return [f"random-{one}" for one in fractions] + [name for name in forgets if not name.startswith("random-")]
