@@ -97,8 +97,8 @@ def measure_slice(cells: list[Cell], bench: Bench) -> Iterator[tuple[Path, Json]
         bench: where.
 
     Yields:
-        Path below the folder of results and content: the rows of each forget set, then each of its cells. A cell that
-        fails holds its error.
+        Path below the folder of results and content: the numbers of the rows, then each cell. A cell that fails
+        holds its error.
 
     Example:
         >>> import tempfile
@@ -106,7 +106,7 @@ def measure_slice(cells: list[Cell], bench: Bench) -> Iterator[tuple[Path, Json]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     found = dict(measure_slice([cell], Bench(Path(folder), torch.device("cpu"))))
         >>> [path.name for path in found], found[cell.path]["status"]
-        (['rows.json', 'original.json'], 'done')
+        (['rows.json', 'rows.json', 'original.json'], 'done')
         >>> found[cell.path]["audit"]["paper_attacks"]["losses"]["accuracy"] > 0.6  # it has memorised its rows
         True
     """
@@ -120,7 +120,8 @@ def measure_slice(cells: list[Cell], bench: Bench) -> Iterator[tuple[Path, Json]
             if setting is None:
                 raise broken
             request = _Request(setting, forget)
-            yield wanted[0].folder / "rows.json", request.rows()
+            yield wanted[0].folder.parent / "rows.json", setting.rows()
+            yield wanted[0].folder / "rows.json", {"forget": [rows.tolist() for rows in request.parts]}
         except Exception as error:
             yield from ((cell.path, _failed(cell, bench, error)) for cell in wanted)
             continue
@@ -139,6 +140,9 @@ class _Setting:
         self.pool: Pool = task.read(bench.data) if task.files else task.read()
         self.split: Split = split_rows(self.pool, self.recipe, cell.seed)
         self.inputs, self.targets = (column.to(bench.device) for column in self.pool.rows)
+
+    def rows(self) -> Json:
+        return {name: rows.tolist() for name, rows in vars(self.split).items()}
 
     def take(self, positions: Positions) -> Rows:
         where = torch.as_tensor(positions, device=self.bench.device)
@@ -178,10 +182,6 @@ class _Request:
     def __post_init__(self) -> None:
         self.parts = forget_requests(self.forget, self.setting.pool, self.setting.split.train, self.setting.seed)
         self.forgotten = np.sort(np.concatenate(self.parts))
-
-    def rows(self) -> Json:
-        split = {name: rows.tolist() for name, rows in vars(self.setting.split).items()}
-        return {**split, "forget": [rows.tolist() for rows in self.parts]}
 
     def retained(self, gone: Positions) -> Positions:
         return np.setdiff1d(self.setting.split.train, gone)
