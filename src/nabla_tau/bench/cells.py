@@ -111,20 +111,19 @@ def measure_slice(cells: list[Cell], bench: Bench) -> Iterator[tuple[Path, Json]
         True
     """
     try:
-        setting: _Setting | None = _Setting(cells[0], bench)
+        setting = _Setting(cells[0], bench)
     except Exception as error:
-        setting, broken = None, error
+        yield from _all_failed(cells, bench, error)
+        return
+    yield cells[0].folder.parent / "rows.json", setting.rows()
     for forget in dict.fromkeys(cell.forget for cell in cells):
         wanted = [cell for cell in cells if cell.forget == forget]
         try:
-            if setting is None:
-                raise broken
             request = _Request(setting, forget)
-            yield wanted[0].folder.parent / "rows.json", setting.rows()
-            yield wanted[0].folder / "rows.json", {"forget": [rows.tolist() for rows in request.parts]}
         except Exception as error:
-            yield from ((cell.path, _failed(cell, bench, error)) for cell in wanted)
+            yield from _all_failed(wanted, bench, error)
             continue
+        yield wanted[0].folder / "rows.json", {"forget": [rows.tolist() for rows in request.parts]}
         for cell in wanted:
             yield cell.path, _measured(cell, request, bench)
 
@@ -303,6 +302,11 @@ def _unlearned(cell: Cell, request: _Request, bench: Bench) -> tuple[nn.Module, 
         seconds = time.perf_counter() - started
     steps = sum(part["settings"]["steps_done"] for part in done)
     return model, {"seconds": seconds, "steps": steps, "peak_bytes": peak[0], "unlearning": done}
+
+
+def _all_failed(cells: list[Cell], bench: Bench, error: Exception) -> Iterator[tuple[Path, Json]]:
+    for cell in cells:
+        yield cell.path, _failed(cell, bench, error)
 
 
 def _failed(cell: Cell, bench: Bench, error: Exception) -> Json:
