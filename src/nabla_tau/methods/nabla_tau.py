@@ -22,11 +22,11 @@ PASSES = 3
 MOST_EPOCHS = 80
 LEAST_STEPS = 160
 
-# The target is measured every fifth epoch as published, but no more often than over 80 epochs. It follows the model, but
-# not to wherever a damaged model goes: τ rises by a quarter at most.
+# The target is measured every fifth epoch as published, but no more often than over 80 epochs. It follows the model,
+# but not to wherever a damaged one goes: τ rises by half at most.
 REFRESH_EVERY = 5
 MOST_REFRESHES = 16
-LARGEST_RISE = 1.25
+LARGEST_RISE = 1.5
 
 WEIGHT_DECAY = 1e-2
 LAST_LEARNING_RATE_FACTOR = 0.1
@@ -93,7 +93,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − e/E) in epoch e
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set
-        w = min(2α · ReLU(τ − L_f), 1 − α),   τ = min(mean loss over D_v, 1.25 × that of the original)
+        w = min(2α · ReLU(τ − L_f), 1 − α),   τ = min(mean loss over D_v, 1.5 × that of the original)
 
     The ascent never outweighs the descent, and a model that is being damaged does not raise its own target without
     end: without these two, requests for a third of the data and more can run away.
