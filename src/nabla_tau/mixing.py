@@ -24,8 +24,8 @@ class Mixed:
 
     Example:
         >>> mixed = Mixed(forget=(torch.ones(1, 2),), retain=(torch.zeros(2, 2),))
-        >>> len(mixed.batch[0]), mixed.forgotten
-        (3, tensor([False, False,  True]))
+        >>> len(mixed.batch[0]), mixed.kept
+        (3, 2)
     """
 
     forget: Batch | None
@@ -37,10 +37,9 @@ class Mixed:
         return joined(self.retain, self.forget)
 
     @property
-    def forgotten(self) -> Tensor:
-        """Which rows of `batch` are from the forget set, shape (n,), boolean."""
-        kept, gone = (0 if part is None else rows_in(part) for part in (self.retain, self.forget))
-        return torch.arange(kept + gone) >= kept
+    def kept(self) -> int:
+        """How many rows of `batch`, the first ones, are from the retain set; the others are from the forget set."""
+        return 0 if self.retain is None else rows_in(self.retain)
 
 
 class Mixture:
@@ -63,9 +62,9 @@ class Mixture:
         >>> sets = (x[:2], y[:2]), (x[2:7], y[2:7]), (x[7:], y[7:])
         >>> with Request(torch.nn.Linear(8, 2), *sets, batch_size=4, device="cpu").prepared() as problem:
         ...     mixture = Mixture(problem)
-        ...     passed = [mixed.forgotten for mixed in mixture.one_pass(problem.generator(3))]
-        >>> mixture.of, mixture.batches, [len(rows) for rows in passed], int(torch.cat(passed).sum())
-        ('rows', 2, [4, 3], 2)
+        ...     passed = list(mixture.one_pass(problem.generator(3)))
+        >>> mixture.of, mixture.batches, [rows_in(mixed.batch) for mixed in passed], sum(mixed.kept for mixed in passed)
+        ('rows', 2, [4, 3], 5)
     """
 
     def __init__(self, problem: Problem, retain_share: float = 1.0) -> None:

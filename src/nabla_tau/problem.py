@@ -141,7 +141,9 @@ class Problem:
 
     def mean(self, values: Tensor) -> BatchLoss:
         """Mean over a global batch of anything per sample: shape (n,) on this process, n = 0 for an empty share."""
-        size = int(self.engine.sum(torch.tensor(len(values), device=self.engine.device)))
+        size = len(values)
+        if self.engine.share[1] > 1:
+            size = int(self.engine.sum(torch.tensor(size, device=self.engine.device)))
         local = values.sum() / max(size, 1)
         return BatchLoss(local, self.engine.sum(local.detach().to(self.engine.sum_type)), size)
 

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")  
 EVERY = list(methods.METHODS)
 READING = [name for name in EVERY if name not in NEVER_READ]
 BATCH_NORM, PLAIN = "cnn", "mlp"
+THREE = [BATCH_NORM, "transformer, multi-label", PLAIN]
 
 
 def run(name, domain, **sets):
@@ -44,7 +45,7 @@ def unreadable(source):
     return replace(source, fetch=fail)
 
 
-@pytest.mark.parametrize("domain", [BATCH_NORM, "transformer, multi-label"])
+@pytest.mark.parametrize("domain", THREE)
 @pytest.mark.parametrize("name", EVERY)
 def test_the_original_stays_and_the_same_seed_gives_the_same_bits(name, domain):
     model = case(domain).model
@@ -64,28 +65,30 @@ def test_another_seed_gives_other_weights(name):
     assert not same_bits(run(name, PLAIN, seed=0).model, run(name, PLAIN, seed=1).model)
 
 
+@pytest.mark.parametrize("domain", THREE)
 @pytest.mark.parametrize("name", READING)
-def test_a_method_reads_the_forget_set(name):
-    found = case(PLAIN)
+def test_a_method_reads_the_forget_set(name, domain):
+    found = case(domain)
     request = Request(found.model, found.forget, found.retain, found.validation, **found.settings)
     with request.prepared() as problem:
         problem.forget = unreadable(problem.forget)
         with pytest.raises(OSError, match="the forget set was read"):
-            list(ready(name, PLAIN)(problem))
+            list(ready(name, domain)(problem))
 
 
+@pytest.mark.parametrize("domain", THREE)
 @pytest.mark.parametrize("name", NEVER_READ)
-def test_some_methods_never_read_it(name):
-    found = case(PLAIN)
+def test_some_methods_never_read_it(name, domain):
+    found = case(domain)
     request = Request(found.model, found.forget, found.retain, found.validation, **found.settings)
     with request.prepared() as problem:
         problem.forget = unreadable(problem.forget)
-        assert all(epoch.forget_loss is None for epoch in ready(name, PLAIN)(problem))
-        assert same_bits(problem.model, run(name, PLAIN).model)
+        assert all(epoch.forget_loss is None for epoch in ready(name, domain)(problem))
+        assert same_bits(problem.model, run(name, domain).model)
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_forget_loss_moves_because_of_the_forget_set(name, domain):
     """Rows that are to be kept stand in the forget set's place; the class itself is then in no set.
 

@@ -82,9 +82,8 @@ def amnesiac(problem: Problem, *, epochs: int = 3, learning_rate: float = 1e-4) 
                 losses = problem.losses(joined(mixed.retain, relabelled(mixed.forget)))
                 problem.backward(problem.mean(losses).local)
                 problem.update(optimizer)
-                gone = mixed.forgotten.to(losses.device)
-                forget.add(problem.mean(losses.detach()[gone]))
-                retain.add(problem.mean(losses.detach()[~gone]))
+                forget.add(problem.mean(losses.detach()[mixed.kept :]))
+                retain.add(problem.mean(losses.detach()[: mixed.kept]))
         yield Epoch(
             forget_loss=forget.value("the forget samples of a pass"),
             retain_loss=retain.value("the retain samples of a pass"),

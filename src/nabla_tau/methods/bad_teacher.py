@@ -106,9 +106,8 @@ def bad_teacher(
                 apart, losses = taught(problem, good, bad, mixed, temperature)
                 problem.backward(problem.mean(apart).local)
                 problem.update(optimizer)
-                gone = mixed.forgotten.to(losses.device)
-                forget.add(problem.mean(losses.detach()[gone]))
-                retain.add(problem.mean(losses.detach()[~gone]))
+                forget.add(problem.mean(losses.detach()[mixed.kept :]))
+                retain.add(problem.mean(losses.detach()[: mixed.kept]))
         yield Epoch(
             forget_loss=forget.value("the forget samples of a pass"),
             retain_loss=retain.value("the retain samples of a pass"),
@@ -138,6 +137,7 @@ def taught(
         return nothing, nothing
     batch, logits, losses = studied(problem, batch)
     teachers = answers(problem, good, batch)
-    if len(gone := mixed.forgotten.nonzero().flatten()):
-        teachers[gone.to(teachers.device)] = answers(problem, bad, take_rows(batch, gone))
+    if mixed.forget is not None:
+        gone = torch.arange(mixed.kept, len(teachers))
+        teachers = torch.cat([teachers[: mixed.kept], answers(problem, bad, take_rows(batch, gone))])
     return divergence(problem.loss, batch, logits, teachers, temperature), losses
