@@ -113,3 +113,35 @@ def whole_numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in listed(text))
     except ValueError:
         raise typer.BadParameter(f"expected whole numbers between commas, got {text!r}", param_hint="--seeds") from None
+
+
+@app.command(epilog="Example:  nabla-tau bench table results/bench --output results/bench/table.md")
+def table(
+    results: ResultsArgument = OUTPUT,
+    output: Annotated[Path | None, typer.Option(help="Markdown file to write instead of printing.")] = None,
+) -> None:
+    """Tables computed from the JSON files; other scales and versions of the code get tables of their own."""
+    with refusals() as out:
+        from nabla_tau.bench.reading import read_groups
+        from nabla_tau.bench.tables import tables
+
+        text = tables(read_groups(results))
+        if output is None:
+            out.print(text)
+            return
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+
+
+@app.command(epilog="Example:  nabla-tau bench plot results/bench --output results/bench/plots")
+def plot(
+    results: ResultsArgument = OUTPUT,
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = OUTPUT / "plots",
+) -> None:
+    """Pictures computed from the JSON files, as SVG."""
+    with refusals() as out:
+        from nabla_tau.bench.figures import plot_gaps
+        from nabla_tau.bench.reading import read_groups
+
+        for path in plot_gaps(read_groups(results), output):
+            out.print(str(path))

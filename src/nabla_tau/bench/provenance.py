@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent
 
 SHOW_ONLY = ("cli", "__main__", "demo", "terminal", "planning", "project", "auditing/page", "auditing/plots",
              "auditing/svg", "auditing/formats", "bench/cli", "bench/tables", "bench/figures", "bench/comparing",
-             "bench/gap", "bench/running", "bench/suites")  # fmt: skip
+             "bench/gap", "bench/reading", "bench/running", "bench/on_ray", "bench/suites")  # fmt: skip
 """Modules that compute nothing that a cell holds."""
 
 

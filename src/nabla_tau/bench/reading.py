@@ -1,0 +1,130 @@
+"""Cells read back from their files, in groups that may stand in one table."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from nabla_tau.bench.cells import DONE, ORIGINAL, RETRAINED
+from nabla_tau.bench.gap import distances, gap, values
+from nabla_tau.bench.running import read_cell
+from nabla_tau.bench.storing import Json
+from nabla_tau.errors import InvalidRequest
+
+ROWS = "rows.json"
+FLOOR = "retrained"
+"""Name of the row that stands for both retrained models."""
+
+BySeed = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """All cells of one task and forget set, of one scale and one version of the code.
+
+    Attributes:
+        scale: quick or full.
+        code: digest of the code that measured.
+        task: name.
+        forget: name of the forget set.
+        cells: method -> seed -> cell.
+    """
+
+    scale: str
+    code: str
+    task: str
+    forget: str
+    cells: dict[str, dict[int, Json]]
+
+    @property
+    def methods(self) -> list[str]:
+        """Original and retrained first."""
+        known = [name for name in self.cells if name not in (ORIGINAL, *RETRAINED)]
+        return [ORIGINAL, FLOOR, *known]
+
+    def done(self, method: str) -> dict[int, list[Json]]:
+        """Seed -> finished cells of a row: one, or those of the retrained models."""
+        found: dict[int, list[Json]] = defaultdict(list)
+        for name in RETRAINED if method == FLOOR else (method,):
+            for seed, record in self.cells.get(name, {}).items():
+                if record["status"] == DONE:
+                    found[seed].append(record)
+        return found
+
+    def values(self, method: str) -> dict[str, BySeed]:
+        """Component -> seed -> value in points."""
+        return _by_component({seed: [values(one) for one in cells] for seed, cells in self.done(method).items()})
+
+    def distances(self, method: str) -> dict[str, BySeed]:
+        """Component -> seed -> distance from the retrained models, in points; only seeds that have two of these."""
+        return _by_component(
+            {
+                seed: [distances(one, references) for one in cells]
+                for seed, cells in self.done(method).items()
+                if len(references := self.done(FLOOR).get(seed, [])) == len(RETRAINED)
+            }
+        )
+
+    def gaps(self, method: str) -> BySeed:
+        """Seed -> gap to retrained, in points."""
+        return {
+            seed: fmean(gap(one, references) for one in cells)
+            for seed, cells in self.done(method).items()
+            if len(references := self.done(FLOOR).get(seed, [])) == len(RETRAINED)
+        }
+
+    def seconds(self, method: str) -> BySeed:
+        """Seed -> seconds."""
+        return {seed: fmean(one["seconds"] for one in cells) for seed, cells in self.done(method).items()}
+
+    def cost(self, method: str) -> BySeed:
+        """Seed -> seconds as a share of retraining, in percent."""
+        return {
+            seed: 100 * fmean(one["seconds"] / one["retraining_seconds"] for one in cells)
+            for seed, cells in self.done(method).items()
+        }
+
+
+def read_groups(folder: Path) -> list[Group]:
+    """Everything below a folder; cells of different scales or versions of the code come apart.
+
+    Raises:
+        InvalidRequest: if there is nothing, or a file is no cell.
+
+    Example:
+        >>> read_groups(Path("nowhere"))
+        Traceback (most recent call last):
+        nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
+        1. results: expected cells below nowhere, got none: run nabla-tau bench run first.
+    """
+    paths = sorted(path for path in folder.rglob("*.json") if path.name != ROWS)
+    records = [record for path in paths if (record := read_cell(path)) is not None]
+    if not records:
+        raise InvalidRequest([f"results: expected cells below {folder}, got none: run nabla-tau bench run first."])
+    return grouped(records)
+
+
+def grouped(records: Iterable[Json]) -> list[Group]:
+    """Cells by scale, version of the code, task and forget set.
+
+    Example:
+        >>> cell = {"scale": "quick", "task": "cifar10", "seed": 0, "forget": "class", "method": "ssd"}
+        >>> [group.forget for group in grouped([{"cell": cell, "code": "0a"}])]
+        ['class']
+    """
+    groups: dict[tuple[str, ...], Group] = {}
+    for record in records:
+        cell = record["cell"]
+        key = cell["scale"], record["code"], cell["task"], cell["forget"]
+        group = groups.setdefault(key, Group(*key, cells={}))
+        group.cells.setdefault(cell["method"], {})[cell["seed"]] = record
+    return [groups[key] for key in sorted(groups)]
+
+
+def _by_component(found: dict[int, list[dict[str, float]]]) -> dict[str, BySeed]:
+    names = dict.fromkeys(name for cells in found.values() for one in cells for name in one)
+    return {
+        name: {seed: fmean(one[name] for one in cells) for seed, cells in found.items() if name in cells[0]}
+        for name in names
+    }

@@ -1,0 +1,182 @@
+"""Tables in Markdown, computed from the cells: no figure is typed, no mean stands without its interval."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+
+from nabla_tau.bench.cells import DONE, ORIGINAL
+from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, UNDECIDED, WIN, Comparison, compare, mean_of
+from nabla_tau.bench.gap import ATTACKS, COMPONENTS
+from nabla_tau.bench.reading import FLOOR, BySeed, Group
+
+OURS = "nabla_tau"
+PUBLISHED = "nabla_tau_published"
+VALID, HEADROOM = 60.0, 55.0
+"""Accuracy of the loss attack on the original, in percent, at 15 %: what quick must have, and full should."""
+
+MEASURED_AT = "random-0.15"
+OUTCOMES = (WIN, LOSS, TIE, UNDECIDED)
+
+
+def tables(groups: Sequence[Group]) -> str:
+    """Everything that the cells show, as Markdown.
+
+    Example:
+        >>> cell = {"scale": "quick", "task": "cifar10", "seed": 0, "forget": "class", "method": "ssd"}
+        >>> print(tables([Group("quick", "0a", "cifar10", "class", {"ssd": {0: {"cell": cell, "status": "failed",
+        ...     "reason": ["out of memory"], "commit": None, "dirty": None, "device": "CPU"}}})]))
+        # Scale quick, code 0a
+        ...
+        failed: ssd, seed 0 (out of memory)
+        <BLANKLINE>
+        ...
+    """
+    parts = []
+    for (scale, code), some in groupby(groups, key=lambda group: (group.scale, group.code)):
+        of_code = list(some)
+        parts += [f"# Scale {scale}, code {code}", "", _provenance(of_code), ""]
+        parts += [line for group in of_code for line in group_table(group)]
+        parts += [*comparison_table(of_code), *advantage_table(of_code)]
+    return "\n".join(parts)
+
+
+def group_table(group: Group) -> list[str]:
+    """One task and forget set: a row for each method.
+
+    Example:
+        >>> group_table(Group("quick", "0a", "cifar10", "class", {}))[0]
+        '## cifar10, class'
+    """
+    heads = ["method", *(component.name for component in COMPONENTS), "gap", "seconds", "% of retraining"]
+    lines = [f"## {group.task}, {group.forget}", "", *headroom(group), _row(heads), _row(["---"] * len(heads))]
+    for method in group.methods:
+        if not group.done(method):
+            continue
+        found = group.values(method)
+        columns = [found.get(component.name, {}) for component in COMPONENTS]
+        columns += [group.gaps(method), group.seconds(method), group.cost(method)]
+        lines.append(_row([method, *map(_mean, columns)]))
+    lines.append("")
+    notes = [
+        f"{record['status']}: {method}, seed {seed} ({'; '.join(record['reason'])})"
+        for method, by_seed in group.cells.items()
+        for seed, record in sorted(by_seed.items())
+        if record["status"] != DONE
+    ]
+    return [*lines, *notes, ""] if notes else lines
+
+
+def headroom(group: Group) -> list[str]:
+    """Whether the original has memorised enough for its forgetting to be measured, at 15 %.
+
+    Example:
+        >>> headroom(Group("quick", "0a", "cifar10", "class", {}))
+        []
+    """
+    found = group.values(ORIGINAL).get("loss attack", {})
+    if group.forget != MEASURED_AT or not found:
+        return []
+    mean = mean_of(list(found.values()))
+    if group.scale == "quick":
+        verdict = (
+            "" if mean.value >= VALID else f" **The scale is invalid here**: below {VALID:.0f} %, nothing to forget."
+        )
+    else:
+        verdict = "" if mean.value >= HEADROOM else f" **Little to forget**: below {HEADROOM:.0f} %."
+    return [f"Headroom: the loss attack on the original is right for {mean} % of the samples.{verdict}", ""]
+
+
+def comparison_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
+    """A method against each other one, by gap and by single components, over all tasks and forget sets.
+
+    Args:
+        groups: of one scale and one version of the code.
+        ours: the method whose wins are counted.
+
+    Example:
+        >>> comparison_table([])
+        []
+    """
+    others = list(dict.fromkeys(name for group in groups for name in group.methods if name not in (ours, FLOOR)))
+    lines = []
+    for other in others:
+        by_gap, by_component = Counter[str](), Counter[str]()
+        for group in groups:
+            by_gap.update(_outcomes([compare(group.gaps(ours), group.gaps(other))]))
+            mine, theirs = group.distances(ours), group.distances(other)
+            by_component.update(_outcomes([compare(mine[name], theirs[name]) for name in mine if name in theirs]))
+        counts = [str(counter[outcome]) for counter in (by_gap, by_component) for outcome in OUTCOMES]
+        if by_gap:
+            lines.append(_row([other, *counts]))
+    if not lines:
+        return []
+    heads = ["against", *(f"gap: {one}" for one in OUTCOMES), *(f"components: {one}" for one in OUTCOMES)]
+    about = (
+        f"Paired by seed, over tasks and forget sets, by distance from the retrained models. A tie: the 95 % interval of "
+        f"the difference lies within ± {MARGIN} point; a win or loss: it excludes 0; else undecided."
+    )
+    return [f"## {ours} against the others", "", about, "", _row(heads), _row(["---"] * len(heads)), *lines, ""]
+
+
+def advantage_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
+    """Attack by attack: by how many points a method is nearer to the retrained models than the best baseline.
+
+    Args:
+        groups: of one scale and one version of the code.
+        ours: the method.
+
+    Example:
+        >>> advantage_table([])
+        []
+    """
+    found = [(group, attack, *best) for group in groups for attack in ATTACKS if (best := _best(group, attack, ours))]
+    if not found:
+        return []
+    heads = ["task", "forget set", "attack", "best baseline", "advantage", "outcome"]
+    rows = [
+        _row([group.task, group.forget, attack, name, str(one.advantage), one.outcome])
+        for group, attack, name, one in found
+    ]
+    means = [one.advantage for *_, one in found]
+    largest, smallest = (choose(means, key=lambda mean: mean.value) for choose in (max, min))
+    about = (
+        f"Positive: {ours} is nearer to the retrained models than the baseline that is nearest on average. Largest "
+        f"advantage {largest} points, largest deficit {smallest} points; the paper says up to 10."
+    )
+    return [f"## {ours} against the best baseline", "", about, "", _row(heads), _row(["---"] * len(heads)), *rows, ""]
+
+
+def _best(group: Group, attack: str, ours: str) -> tuple[str, Comparison] | None:
+    """The baseline with the smallest mean distance on the seeds of ours, and the comparison with it."""
+    mine = group.distances(ours).get(attack, {})
+    rivals = {
+        name: theirs
+        for name in group.methods
+        if name not in (OURS, PUBLISHED, ORIGINAL, FLOOR)
+        and mine
+        and set(theirs := group.distances(name).get(attack, {})) >= set(mine)
+    }
+    if not rivals:
+        return None
+    name = min(rivals, key=lambda one: sum(rivals[one][seed] for seed in mine))
+    found = compare(mine, rivals[name])
+    return None if found is None else (name, found)
+
+
+def _outcomes(found: Sequence[Comparison | None]) -> list[str]:
+    return [one.outcome for one in found if one is not None]
+
+
+def _provenance(groups: Sequence[Group]) -> str:
+    records = [record for group in groups for by_seed in group.cells.values() for record in by_seed.values()]
+    commits = sorted({f"{(one['commit'] or 'no commit')[:10]}{' (dirty)' if one['dirty'] else ''}" for one in records})
+    devices = sorted({one["device"] for one in records})
+    return f"{len(records)} cells; commit {', '.join(commits)}; {', '.join(devices)}. Means over seeds with 95 % intervals."
+
+
+def _mean(by_seed: BySeed) -> str:
+    return str(mean_of(list(by_seed.values()))) if by_seed else "–"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
