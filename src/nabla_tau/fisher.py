@@ -1,7 +1,7 @@
 """Which parameters a set depends on: the diagonal of the Fisher information, sample by sample."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -90,13 +90,15 @@ class PerSampleSquares:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # an operation without a rule of its own is slower, not wrong
                     return self._vectorised(batch)
-            except (RuntimeError, ValueError, TypeError, NotImplementedError):  # vmap cannot follow the model
+            except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError):  # vmap cannot follow the model
                 self.how = "one by one"
         return self._one_by_one(batch)
 
     def _vectorised(self, batch: Batch) -> list[Tensor]:
         named = {name: p for name, p in self.scorer.named_parameters() if p.requires_grad}
         size = rows_in(batch)
+        if isinstance(batch, Mapping):  # columns of text are for no model
+            batch = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
         if any(not (isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size) for leaf in leaves(batch)):
             raise TypeError("Expected a batch of tensors with a row per sample.")
 

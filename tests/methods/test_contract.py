@@ -177,3 +177,31 @@ def test_a_plan_counts_what_is_then_done(name):
     assert planned.steps == done["steps_done"] or name == "nabla_tau"
     assert (planned.training_passes > 0) is (name != "retrain")
     assert ("training   by" in str(planned)) is (name == "retrain")
+
+
+class Tagger(torch.nn.Module):
+    """Reads two columns of a dict, and leaves one alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = torch.nn.Embedding(9, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, input_ids, attention_mask):
+        return {"logits": self.head(self.embed(input_ids).tanh() * attention_mask[..., None])}
+
+
+def tagged(size):
+    ids, labels = torch.randint(9, (size, 4)), torch.randint(3, (size, 4))
+    labels[torch.arange(size) % 4 == 1, 1:] = -100
+    labels[torch.arange(size) % 5 == 2] = -100  # samples that take no part
+    columns = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    return {**columns, "user": [f"user-{row}" for row in range(size)]}
+
+
+@pytest.mark.parametrize("name", [name for name in BASELINES if name != "retrain"])
+def test_dicts_and_tokens_are_served(name):
+    sets = {"forget": tagged(7), "retain": tagged(23), "validation": tagged(9), "batch_size": 5, "device": "cpu"}
+    model = Tagger()
+    result = unlearn(model, **sets, method=ready(name, PLAIN), loss=losses.token_classification)
+    assert not same_bits(result.model, model)
+    assert all(value.isfinite().all() for value in result.model.state_dict().values())

@@ -47,6 +47,10 @@ def ssd(problem: Problem, *, selection: float = 10.0, dampening: float = 1.0) ->
         arXiv:2308.07707 (2023), algorithm 1. Settings: those of the comparison in Trippa et al., ∇τ, arXiv:2403.14339
         (2024).
 
+    Note:
+        Where a model's course depends on values, as with the masks of many Transformers models, gradients are computed
+        one sample after the other, and settings say so (`per_sample_gradients`).
+
     Deviations:
         The log-likelihood is minus the per-sample loss, whichever that is. The Fisher information of D is computed with
         the request; the paper keeps it from the training.
