@@ -52,7 +52,7 @@ def location30(seed: int) -> tuple[tuple[Rows, ...], Train]:
     features, labels = read_rows()
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     cuts = [3006, 1002, 1002]
-    parts = zip(features[order].split(cuts), labels[order].split(cuts), strict=True)
+    parts = zip(torch.split(features[order], cuts), torch.split(labels[order], cuts), strict=True)
     return tuple(parts), lambda rows, seed: train(network, rows, seed, epochs=30)
 
 
@@ -64,10 +64,11 @@ def train(network: Callable[[], nn.Module], rows: Rows, seed: int, epochs: int) 
         model = network().train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         for _ in range(epochs):
-            for batch in torch.randperm(len(rows[1])).split(64):
+            for batch in torch.split(torch.randperm(len(rows[1])), 64):
                 if len(batch) > 1:  # batch norm needs two
                     optimizer.zero_grad()
-                    functional.cross_entropy(model(rows[0][batch]), rows[1][batch]).backward()
+                    loss = functional.cross_entropy(model(rows[0][batch]), rows[1][batch])
+                    loss.backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
     return model
 
@@ -87,7 +88,7 @@ def measure(model: nn.Module, sets: dict[str, Rows]) -> dict[str, float]:
 def one_request(model: nn.Module, rows: tuple[Rows, ...], train: Train, share: float, seed: int) -> dict[str, Any]:
     training, validation, test = rows
     parts = split(training, fraction=share, seed=seed)
-    forget, retain = (tuple(column[part.indices] for column in training) for part in (parts.forget, parts.retain))
+    forget, retain = ((training[0][part.indices], training[1][part.indices]) for part in (parts.forget, parts.retain))
     unlearned = unlearn(model, forget=forget, retain=retain, validation=validation, seed=seed, device="cpu")
     models = {"original": model, "unlearned": unlearned.model, "retrained": train(retain, seed + 1)}
     sets = {"forget": forget, "retain": retain, "test": test}

@@ -212,7 +212,7 @@ def test_a_result_that_cannot_be_saved_is_kept_elsewhere(tmp_path, monkeypatch):
 def test_audit_writes_report_and_page_beside_the_run(tmp_path):
     target, folder, salt = f"{PROJECT}:audited", tmp_path / "run", tmp_path / "salt"
     assert run("unlearn", target, "--output", folder).exit_code in DONE  # test and retrained are not for unlearn
-    result = run("audit", folder, target, "--seed", 4, "--salt", salt, "--json")
+    result = run("audit", folder, target, "--seed", 4, "--salt", salt, "--request", "number=17", "--json")
     reported = json.loads(result.stdout)
     assert result.exit_code == (0 if reported["verdict"]["kind"] == "none_detectable" else WITH_RESERVATIONS)
     assert {path.name for path in folder.iterdir()} == {
@@ -220,7 +220,9 @@ def test_audit_writes_report_and_page_beside_the_run(tmp_path):
     }  # fmt: skip
     assert [model["name"] for model in reported["models"]] == ["original", "unlearned", "retrained 1"]
     assert reported["settings"]["audit_seed"] == 4
-    assert reported["command"].endswith(f"--seed 4 --salt {salt}")
+    assert reported["command"].endswith(f"--seed 4 --salt {salt} --request number=17")
+    assert reported["request"] == {"number": "17"}
+    assert sum(reported["sets"]["forget"]["classes"].values()) == 20
     assert reported["command"] in (folder / "report.html").read_text().replace("&#34;", '"')
     again = run("audit", folder, target)
     assert again.exit_code == REFUSED

@@ -200,6 +200,10 @@ def audit(
             "apart from the report."
         ),
     ] = None,
+    request: Annotated[
+        list[str] | None,
+        typer.Option(help="A field of the request for the report, as often as needed.", metavar="NAME=VALUE"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Test whether the forgotten samples can still be told from data that the model never saw."""
@@ -208,22 +212,26 @@ def audit(
         from nabla_tau.auditing.audit import audit as make_audit
         from nabla_tau.auditing.report import require_no_report
         from nabla_tau.project import read_project
-        from nabla_tau.storage import load
+        from nabla_tau.storage import load, sha256
 
         require_no_report(run)
         secret = None if salt is None else read_salt(salt, run)
+        fields = read_fields(request or [])
         ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
         arguments = read_project(target, **ids, command="audit")  # type: ignore[arg-type]
         options = {"seed": seed, "batch_size": batch_size, "device": device}
         arguments.update({name: value for name, value in options.items() if value is not None})
         original = arguments.pop("model")
-        report = make_audit(load(run, original), original=original, salt=secret, **arguments)
+        report = make_audit(load(run, original), original=original, salt=secret, request=fields, **arguments)
         command = ["nabla-tau", "audit", str(run), target]
         command += ["--forget", str(forget), "--id-column", str(id_column)] if forget is not None else []
         command += ["--skip-unknown"] if skip_unknown else []
         for name, value in {**options, "salt": salt}.items():
             command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
+        for field in request or []:
+            command += ["--request", field]
         report.data["command"] = shlex.join(command)
+        report.data["settings"]["unlearning_record_sha256"] = sha256(run / "unlearning.json")
         del report.data["absent"]["command"]
         if is_main():
             folder = report.save(run)
@@ -303,6 +311,14 @@ def tune(
             print_json(tuned.record()) if as_json else out.print(str(tuned), soft_wrap=True)
         if not (tuned.best and tuned.best.allowed) and "RANK" not in os.environ:
             raise typer.Exit(WITH_RESERVATIONS)
+
+
+def read_fields(fields: list[str]) -> dict[str, str]:
+    """NAME=VALUE, taken apart."""
+    pairs = [field.partition("=") for field in fields]
+    if wrong := [field for field, (name, sign, _) in zip(fields, pairs, strict=True) if not name or not sign]:
+        raise ValueError(f"Expected --request NAME=VALUE, got {', '.join(wrong)}.")
+    return {name: value for name, _, value in pairs}
 
 
 def read_salt(path: Path, run: Path) -> bytes:

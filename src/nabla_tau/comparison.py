@@ -22,8 +22,8 @@ from functools import partial
 from nabla_tau import methods, unlearn
 
 unlearned = unlearn(model, forget=forget, retain=retain, validation=validation, method=methods.scrub)
-unlearned = unlearn(model, ..., method=partial(methods.scrub, temperature=2.0))        # other settings
-unlearned = unlearn(model, ..., method=partial(methods.retrain, train=my_training))    # (dataset, seed) -> nn.Module
+unlearned = unlearn(model, ..., method=partial(methods.scrub, temperature=2.0))  # other settings
+unlearned = unlearn(model, ..., method=partial(methods.retrain, train=my_training))  # (dataset, seed) -> nn.Module
 ```
 
 Labels are needed where they are replaced or compared, class structure where the classes of a set count. Every method

@@ -107,7 +107,7 @@ class Unlearned:
         with _staging(target) as staging:
             save_model(self.model, str(staging / WEIGHTS))
             saved = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"format": 1, "saved": saved, "weights_sha256": _sha256(staging / WEIGHTS), **self.record()}
+            record = {"format": 1, "saved": saved, "weights_sha256": sha256(staging / WEIGHTS), **self.record()}
             (staging / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             for name in (WEIGHTS, RECORD):
                 _flush(staging / name)
@@ -149,7 +149,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
                 "writing did not finish."
             )
     record = _read_record(source / RECORD)
-    if _sha256(source / WEIGHTS) != record["weights_sha256"]:
+    if sha256(source / WEIGHTS) != record["weights_sha256"]:
         raise ValueError(
             f"Expected the weights that {RECORD} names, got others in {source / WEIGHTS}: restore the file."
         )
@@ -256,6 +256,12 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Example:
+        >>> sha256(Path(os.devnull))[:8]
+        'e3b0c442'
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
-from nabla_tau import InvalidRequest, Report, audit, losses
+from nabla_tau import InvalidRequest, Report, audit, losses, split
 from tests.conftest import clusters, fit
 
 TRAIN, TEST = clusters(400, 1, noise=1.0), clusters(300, 3, noise=1.0)
@@ -206,3 +206,15 @@ def test_no_content_enters_the_report(report):
     text = json.dumps(report.data)
     value = np.format_float_positional(float(FORGET[0][0, 0]), precision=5, trim="-")
     assert value not in text
+
+
+def test_ids_stand_in_the_report_under_the_salt_alone(original):
+    columns = {"input": TRAIN[0], "labels": TRAIN[1], "person": [f"person-{row // 5}" for row in range(len(TRAIN[1]))]}
+    parts = split(columns, ids=[f"person-{number}" for number in range(30)], id_column="person")
+    test = {"input": TEST[0], "labels": TEST[1]}
+    found = audited(original, forget=parts.forget, retain=parts.retain, test=test, salt=b"0" * 32)
+    assert "person-" not in json.dumps(found.data)
+    assert len(found.data["sets"]["forget"]["ids"]) == 30
+    other = audited(original, forget=parts.forget, retain=parts.retain, test=test, salt=b"1" * 32)
+    assert set(found.data["sets"]["forget"]["ids"]).isdisjoint(other.data["sets"]["forget"]["ids"])
+    assert audited(original).data["sets"]["forget"]["ids"] is None

@@ -59,7 +59,7 @@ def brightness(tab, selector):
 def test_it_renders(opened):
     tab = opened(sample_report(), viewport={"width": 1280, "height": 900})
     assert tab.title() == "Unlearning audit"
-    assert tab.locator("section:visible").count() == 16  # with the warnings, without the verdict's card
+    assert tab.locator("section:visible").count() == 18  # with the warnings, without the verdict's card
     assert tab.get_by_role("img", name="Losses, unlearned").bounding_box()["height"] > 100
     assert brightness(tab, "body") > 200
     clicked = tab.get_by_role("link", name="Threat model")

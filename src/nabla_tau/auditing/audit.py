@@ -1,10 +1,10 @@
 """`audit()`: whether the forget set can still be told from data the model never saw, and what that could not show."""
 
 import copy
-import hashlib
-import hmac
+import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from nabla_tau.auditing.inputs import input_features
 from nabla_tau.auditing.measures import FEWEST_SAMPLES, PRIMARY, SETS, beside_retained, measure_model
 from nabla_tau.auditing.power import smallest_detectable
 from nabla_tau.auditing.ranks import auc, auc_difference
+from nabla_tau.auditing.record import describe_set
 from nabla_tau.auditing.reference import compare
 from nabla_tau.auditing.report import Report
 from nabla_tau.auditing.samples import FEWEST
@@ -51,6 +52,7 @@ def audit(
     batch_size: int | None = None,
     device: str | torch.device | None = None,
     salt: bytes | None = None,
+    request: Mapping[str, str] | None = None,
 ) -> Report:
     """Test whether the forget set can still be told from data that the model never saw.
 
@@ -70,7 +72,8 @@ def audit(
         batch_size: samples per forward pass; None is 256.
         device: None is Accelerate's choice.
         salt: secret bytes, to be kept apart from the report; under them the contents of the sets get fingerprints, from
-            which rows cannot be guessed. None: no fingerprints of the sets.
+            which rows cannot be guessed, and so do the ids that `split` chose rows by. None: neither.
+        request: fields of the request as they shall stand in the report (its number, dates, legal basis, ...).
 
     Returns:
         A `Report`: print it, or save it as `report.json` and `report.html`.
@@ -107,7 +110,7 @@ def audit(
     engine = start_engine(device)
     generators = [generator for data in sets.values() for generator in generators_of(data)]
     with seeded(seed, generators, on_gpu=engine.device.type == "cuda"):
-        return _Audit(unlearned, given, sets, sources, loss, seed, engine, salt).run()
+        return _Audit(unlearned, given, sets, sources, loss, seed, engine, salt, dict(request or {})).run()
 
 
 @dataclass
@@ -120,8 +123,10 @@ class _Audit:
     seed: int
     engine: Engine
     salt: bytes | None
+    request: dict[str, str]
 
     def run(self) -> Report:
+        started = time.perf_counter()
         loss, findings = self.check_data()
         scores = self.score_all(loss)
         dropped = sorted({pair[names.index("test")] for names, pairs in findings.equal.items() if "test" in names
@@ -155,13 +160,20 @@ class _Audit:
             "controls": controls,
             "power": _power(scores, matched),
             "reference": compare(measured, scores, task),
+            "request": self.request or None,
             "sets": {
-                name: {"samples": source.size, "fingerprint": self.salted(findings.contents[name])}
+                name: describe_set(
+                    self.sets[name],
+                    source.size,
+                    findings.contents[name],
+                    scores["unlearned"].get(name),
+                    self.salt,
+                )
                 for name, source in self.sources.items()
             },
             "warnings": findings.warnings + self.another_original(fingerprints),
             "command": None,
-            **self.procedure(loss),
+            **self.procedure(loss, time.perf_counter() - started),
         }
         return Report({**data, "absent": _absent(data)})
 
@@ -245,10 +257,6 @@ class _Audit:
             }
         return found
 
-    def salted(self, content: bytes) -> str | None:
-        """The fingerprint of a set: HMAC-SHA256 of its content under the salt."""
-        return None if self.salt is None else hmac.new(self.salt, content, hashlib.sha256).hexdigest()
-
     def another_original(self, fingerprints: dict[str, str]) -> list[str]:
         """A warning, if the original is not the model that was unlearned."""
         settings = self.unlearned.settings if isinstance(self.unlearned, Unlearned) else {}
@@ -257,13 +265,20 @@ class _Audit:
             return []
         return ["original: its weights are not those that unlearn() was given; what is said about it may be wrong."]
 
-    def procedure(self, loss: PerSampleLoss) -> dict[str, Any]:
+    def procedure(self, loss: PerSampleLoss, seconds: float) -> dict[str, Any]:
         """How the model was made and audited, as far as it is known."""
         result = self.unlearned if isinstance(self.unlearned, Unlearned) else None
-        audited = {"audit_loss": name_of(loss), "audit_seed": self.seed, "audit_device": str(self.engine.device)}
+        unlearning = {} if result is None else {**result.settings, "unlearning_seconds": round(result.seconds, 2)}
+        audited = {
+            "audit_loss": name_of(loss),
+            "audit_seed": self.seed,
+            "audit_device": str(self.engine.device),
+            "audit_seconds": round(seconds, 2),
+            "audit_machine": f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores",
+        }
         return {
             "epochs": None if result is None else [asdict(epoch) for epoch in result.epochs],
-            "settings": {**({} if result is None else result.settings), **audited},
+            "settings": {**unlearning, **audited},
             "reached_target": None if result is None else result.reached_target,
             "versions": {
                 "python": platform.python_version(),
@@ -332,6 +347,7 @@ def _absent(data: dict[str, Any]) -> dict[str, str]:
         "power": "no original model was given, so it is not known what full memory would look like",
         "reference": "fewer than 3 retrained models were given",
         "epochs": "a bare model was given, not the result of unlearn()",
+        "request": "no fields of the request were given",
         "command": "audit() was called from Python",
     }
     given = {**data, "validation": data["sets"].get("validation")}
@@ -343,6 +359,9 @@ def _absent(data: dict[str, Any]) -> dict[str, str]:
         absent["scores"] = "the loss is not one that the library knows: it is the only score"
     elif "gradient_norm" not in scores:
         absent["gradient norm"] = "no last linear layer was found whose outputs are the model's"
+    ours = next(model for model in data["models"] if model["name"] == "unlearned")
+    if ours["residual"]["fraction"] is None:
+        absent["residual fraction"] = "retained and unseen samples cost too much alike for a share between them"
     if any(entry["fingerprint"] is None for entry in data["sets"].values()):
         absent["fingerprints of the sets"] = "no salt was given, and rows could be guessed from a hash without one"
     if data["controls"]["blind"] is None:

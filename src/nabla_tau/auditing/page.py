@@ -16,6 +16,7 @@ Json = dict[str, Any]
 
 TITLES = {
     "verdict": "Verdict",
+    "request": "Request",
     "controls": "Controls",
     "losses": "Loss distributions",
     "roc": "ROC curves",
@@ -31,6 +32,7 @@ TITLES = {
     "threats": "Threat model",
     "limits": "Limits",
     "reproduce": "Reproduce",
+    "signoff": "Sign-off",
 }
 VERDICTS = {
     "none_detectable": ("good", "✓ no residue detectable"),

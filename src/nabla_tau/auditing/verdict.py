@@ -7,6 +7,13 @@ CONTROL_LEVEL = 0.001
 
 FEWEST_UNSEEN = 99  # for a threshold beyond which at most 1 % of unseen samples are expected
 
+RULE = (
+    f"Controls first. Then the primary attack, two-sided at level {LEVEL}; then all others and the tail of the losses, "
+    f"corrected together by Holm at level {LEVEL}. Only if none alarms, the margin that two one-sided tests at level "
+    f"{LEVEL} allow. Otherwise: unlearn again, retrain without the forget set, or withdraw the model."
+)
+"""Declared before any number is seen; the same for every audit."""
+
 SHOWN = {
     "tail": "the tail of the losses",
     "boosted": "boosted trees",
@@ -64,6 +71,7 @@ def decide(measured: dict[str, Any], controls: dict[str, Any], samples: tuple[in
         "kind": kind,
         "sentence": _sentence(kind, primary, alarms, measured, samples),
         "over_forgetting": _over_forgetting(measured["over_forgetting"]),
+        "rule": RULE,
         "primary": f"AUC of the {primary['score']}, forget against test, level {LEVEL}",
         "margin": measured["margin"],
         "forget_samples": samples[0],
