@@ -75,7 +75,7 @@ def run(
             workers=workers,
             ray_address=ray,
             retry_failed=retry_failed,
-            say=lambda _, record: out.print(line(record)),
+            say=lambda record: out.print(line(record)),
         )
         counts = ", ".join(f"{count} {status}" for status, count in outcome.statuses.items())
         out.print(f"{counts}; {outcome.found} were there before; below {output / scale}")

@@ -2,12 +2,12 @@
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,8 +17,6 @@ from nabla_tau.bench.provenance import measuring_code
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.bench.suites import files_of
 from nabla_tau.errors import InvalidRequest, Problems
-
-Say = Callable[[Cell, Json], None]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ def run_cells(
     workers: int = 1,
     ray_address: str | None = None,
     retry_failed: bool = False,
-    say: Say = lambda cell, record: None,
+    say: Callable[[Json], None] = lambda record: None,
 ) -> Outcome:
     """Measure what is missing and write each cell as soon as it is finished.
 
@@ -61,17 +59,11 @@ def run_cells(
 
     Raises:
         InvalidRequest: if data is missing or damaged, or the folder holds cells of another recipe or data.
+        OSError: if a worker was killed.
 
     Example:
-        >>> import tempfile
-        >>> from nabla_tau.bench.suites import cells_of
-        >>> cells = cells_of("smoke", methods=("original",), seeds=(0,))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     bench = Bench(Path(folder) / "models", torch.device("cpu"))
-        ...     first = run_cells(cells[:1], Path(folder), bench)
-        ...     again = run_cells(cells[:1], Path(folder), bench)
-        >>> first.statuses, first.found, again.found
-        ({'done': 1}, 0, 1)
+        >>> run_cells([], Path("results"), Bench(Path("models"), torch.device("cpu")))
+        Outcome(found=0, statuses={}, other_code=0)
     """
     problems = Problems()
     for name in files_of(cells):
@@ -89,11 +81,9 @@ def run_cells(
         finished = {cell: record for cell, record in finished.items() if record["status"] != "failed"}
     missing = [cell for cell in cells if cell not in finished]
     statuses = [record["status"] for record in finished.values()]
-    for path, record in _measured(_slices(missing), bench, workers, ray_address):
-        write_json(results / path, record, indent=1 if "cell" in record else None)
-        if "cell" in record:
-            statuses.append(record["status"])
-            say(Cell(**record["cell"]), record)
+    for record in _measured(_slices(missing), results, bench, workers, ray_address):
+        statuses.append(record["status"])
+        say(record)
     counts = {status: statuses.count(status) for status in sorted(set(statuses))}
     other_code = sum(record["code"] != measuring_code() for record in finished.values())
     return Outcome(len(finished), counts, other_code)
@@ -127,48 +117,41 @@ def _slices(cells: list[Cell]) -> list[list[Cell]]:
 
 
 def _measured(
-    slices: list[list[Cell]], bench: Bench, workers: int, ray_address: str | None
-) -> Iterator[tuple[Path, Json]]:
+    slices: list[list[Cell]], results: Path, bench: Bench, workers: int, ray_address: str | None
+) -> Iterator[Json]:
+    """Cells, each written before it is given."""
     if ray_address is not None:
         from nabla_tau.bench.on_ray import measure_on_ray
 
-        yield from measure_on_ray(slices, bench, ray_address)
+        yield from _written(measure_on_ray(slices, bench, ray_address), results)
     elif workers == 1 or len(slices) < 2:
         for cells in slices:
-            yield from measure_slice(cells, bench)
+            yield from _written(measure_slice(cells, bench), results)
     else:
-        yield from _on_workers(slices, bench, workers)
+        yield from _on_workers(slices, results, bench, workers)
 
 
-def _on_workers(slices: list[list[Cell]], bench: Bench, workers: int) -> Iterator[tuple[Path, Json]]:
-    """Workers send each cell as soon as they have it; only this process writes."""
-    context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-        queue: Any = manager.Queue()
-        waiting = [pool.submit(_send, cells, bench, queue) for cells in slices]
-        for _ in waiting:
-            yield from iter(queue.get, None)
-        for future in as_completed(waiting):
-            future.result()
+def _written(found: Iterable[tuple[Path, Json]], results: Path) -> Iterator[Json]:
+    for path, record in found:
+        write_json(results / path, record, indent=1 if "cell" in record else None)
+        if "cell" in record:
+            yield record
 
 
-def _one_thread() -> None:
+def _on_workers(slices: list[list[Cell]], results: Path, bench: Bench, workers: int) -> Iterator[Json]:
+    """Each worker writes its cells as it finishes them; they are told of here slice by slice."""
+    spawned = multiprocessing.get_context("spawn")  # a fork would take over torch's threads
+    with ProcessPoolExecutor(min(workers, len(slices)), spawned) as pool:
+        try:
+            for future in as_completed([pool.submit(_work, cells, results, bench) for cells in slices]):
+                yield from future.result()
+        except BrokenProcessPool as error:
+            raise OSError(
+                "Expected workers to finish, got one that was killed, perhaps for want of memory: finished cells are "
+                "kept; start again, with fewer --workers."
+            ) from error
+
+
+def _work(cells: list[Cell], results: Path, bench: Bench) -> list[Json]:
     torch.set_num_threads(1)
-
-
-def _send(cells: list[Cell], bench: Bench, queue: Any) -> None:
-    try:
-        for path, record in measure_slice(cells, bench):
-            queue.put((path, record))
-    finally:
-        queue.put(None)
-
-
-def described(cells: list[Cell]) -> list[Json]:
-    """Cells as JSON takes them.
-
-    Example:
-        >>> described([Cell("quick", "cifar10", 0, "class", "ssd")])[0]["method"]
-        'ssd'
-    """
-    return [asdict(cell) for cell in cells]
+    return list(_written(measure_slice(cells, bench), results))

@@ -1,0 +1,180 @@
+"""Cells on disk: measured once, shared models, killed runs that go on, workers and Ray, failures."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nabla_tau.bench import cells as cells_module
+from nabla_tau.bench.cells import Bench, measure_slice
+from nabla_tau.bench.running import run_cells
+from nabla_tau.bench.suites import cells_of
+from nabla_tau.cli import app
+from nabla_tau.errors import InvalidRequest
+from tests.conftest import require
+
+CPU = torch.device("cpu")
+METHODS = ("finetune", "neggrad")
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """(cells, folder of results, where): the smoke suite, one seed, two methods."""
+    folder = tmp_path_factory.mktemp("bench")
+    bench, cells = Bench(folder / "models", CPU), cells_of("smoke", methods=METHODS, seeds=(0,))
+    outcome = run_cells(cells, folder / "results", bench)
+    assert outcome.statuses == {"done": 5}
+    return cells, folder / "results", bench
+
+
+def files(folder, pattern="*.json"):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob(pattern)}
+
+
+def read(folder, cell):
+    return json.loads((folder / cell.path).read_text(encoding="utf-8"))
+
+
+def test_a_cell_holds_what_its_figures_depend_on(measured):
+    cells, results, _ = measured
+    for cell in cells:
+        record = read(results, cell)
+        assert {"versions", "commit", "dirty", "code", "device", "recipe", "seconds", "steps"} <= set(record)
+        assert record["cell"] == vars(cell)
+    settings = read(results, cells[-2])["unlearning"][0]["settings"]
+    assert (settings["method"], settings["seed"]) == ("finetune", 0)
+
+
+def test_models_are_trained_once_and_shared(measured):
+    _, _, bench = measured
+    assert len(files(bench.models, "*.safetensors")) == 3  # the original and two retrained
+
+
+def test_finished_cells_are_not_measured_again(measured):
+    cells, results, bench = measured
+    before = files(results), files(bench.models, "*")
+    said = []
+    outcome = run_cells(cells, results, bench, say=said.append)
+    assert (outcome.found, said) == (5, [])
+    assert (files(results), files(bench.models, "*")) == before
+
+
+def test_row_numbers_are_those_of_the_cells(measured):
+    cells, results, _ = measured
+    split = json.loads((results / cells[0].folder.parent / "rows.json").read_text())
+    (forgotten,) = json.loads((results / cells[0].folder / "rows.json").read_text())["forget"]
+    samples = read(results, cells[0])["samples"]
+    assert {"forget": len(forgotten), **{name: len(rows) for name, rows in split.items()}} == samples
+    assert set(forgotten) <= set(split["train"])
+
+
+def test_a_killed_run_goes_on(measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(bench.models, tmp_path / "models")
+    command = [sys.executable, "-m", "nabla_tau", "bench", "run", "smoke", "--methods", ",".join(METHODS)]
+    command += ["--seeds", "0"]
+    command += ["--output", str(tmp_path / "results"), "--models", str(tmp_path / "models"), "--device", "cpu"]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    first = tmp_path / "results" / cells[1].path
+    while not first.exists():
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    before = files(tmp_path / "results")
+    assert all(json.loads(path.read_text()) for path in before)
+    assert len(before) < 7  # five cells and two files of row numbers
+    outcome = run_cells(cells, tmp_path / "results", Bench(tmp_path / "models", CPU))
+    assert outcome.statuses == {"done": 5}
+    after = files(tmp_path / "results")
+    kept = [path for path in before if path.name != "rows.json"]
+    assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
+    assert read(tmp_path / "results", cells[-1])["audit"] == read(results, cells[-1])["audit"]
+
+
+def same(folder, other, cells):
+    for cell in cells:
+        assert read(folder, cell)["audit"] == read(other, cell)["audit"]
+
+
+def test_workers_measure_what_one_process_measures(measured, tmp_path):
+    cells, results, bench = measured
+    both = [cells[0], *cells_of("smoke", methods=METHODS, seeds=(1,))[:1]]
+    outcome = run_cells(both, tmp_path, bench, workers=2)
+    assert outcome.statuses == {"done": 2}
+    same(tmp_path, results, cells[:1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_ray_cluster_measures_what_one_process_measures(measured, tmp_path):
+    ray = require("ray")
+    cells, results, bench = measured
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        outcome = run_cells(cells[:1], tmp_path, bench, ray_address=ray.get_runtime_context().gcs_address)
+    finally:
+        ray.shutdown()
+    assert outcome.statuses == {"done": 1}
+    same(tmp_path, results, cells[:1])
+
+
+def test_a_failed_cell_is_recorded_and_the_others_go_on(measured, tmp_path, monkeypatch):
+    _, _, bench = measured
+
+    def broken(problem):
+        raise RuntimeError("out of luck")
+        yield
+
+    monkeypatch.setitem(cells_module.UNLEARNING, "finetune", broken)
+    options = ["smoke", "--seeds", "0", "--methods", "finetune,neggrad", "--device", "cpu"]
+    options += ["--output", str(tmp_path), "--models", str(bench.models)]
+    result = CliRunner().invoke(app, ["bench", "run", *options])
+    assert result.exit_code == 1
+    assert "out of luck" in result.output
+    cells = cells_of("smoke", methods=METHODS, seeds=(0,))
+    assert [read(tmp_path, cell)["status"] for cell in cells[-2:]] == ["failed", "done"]
+    monkeypatch.undo()
+    assert CliRunner().invoke(app, ["bench", "run", *options]).exit_code == 1  # it stays, until asked for
+    assert CliRunner().invoke(app, ["bench", "run", *options, "--retry-failed"]).exit_code == 0
+
+
+def test_a_method_that_refuses_is_not_applicable(tmp_path):
+    cells = [c for c in cells_of("domains", tasks=("diabetes",), seeds=(0,)) if c.forget == "random-0.15"]
+    chosen = [cell for cell in cells if cell.method in ("random_label",)]
+    found = dict(measure_slice(chosen, Bench(tmp_path, CPU)))
+    assert found[chosen[0].path]["status"] == "not applicable"
+    assert "got regression" in found[chosen[0].path]["reason"][0]
+    assert files(tmp_path, "*") == {}  # it is known before anything is trained
+
+
+def test_cells_of_another_recipe_are_refused(measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    record = {**read(results, cells[0]), "key": "another"}
+    (tmp_path / cells[0].path).write_text(json.dumps(record))
+    with pytest.raises(InvalidRequest, match=r"got 1 others .*choose another --output"):
+        run_cells(cells, tmp_path, bench)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["paper-cifar"], "did you mean 'paper-cifar10'?"),
+        (["smoke", "--methods", "srub", "--scale", "quik", "--fractions", "2"], "3 problems found"),
+        (["domains", "--tasks", "location31"], "did you mean 'location30'?"),
+        (["domains", "--seeds", "0"], "location30/data.parquet below"),
+    ],
+)
+def test_bad_input_is_named_before_anything_runs(options, said, tmp_path, monkeypatch):
+    monkeypatch.setenv("NABLA_TAU_DATA", str(tmp_path))
+    result = CliRunner().invoke(app, ["bench", "run", *options, "--output", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert said in result.output
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,133 @@
+"""Gap, comparison, tables and plots from cells."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from nabla_tau.bench.cells import RETRAINED
+from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, WIN, compare, mean_of
+from nabla_tau.bench.figures import plot_gaps
+from nabla_tau.bench.gap import ATTACKS, COMPONENTS, distances, gap
+from nabla_tau.bench.reading import FLOOR, grouped, read_groups
+from nabla_tau.bench.tables import tables
+from nabla_tau.errors import InvalidRequest
+
+
+def record(method, seed, shift=0.0, **cell):
+    """A cell whose shares are off by `shift`."""
+    share = {"accuracy": {"value": 0.6 + shift}}
+    return {
+        "cell": {"scale": "quick", "task": "cifar10", "seed": seed, "forget": "random-0.15", "method": method, **cell},
+        "status": "done",
+        "key": "k",
+        "code": "0a",
+        "commit": "c" * 40,
+        "dirty": False,
+        "device": "CPU",
+        "seconds": 2.0,
+        "retraining_seconds": 10.0,
+        "audit": {
+            "utility": {part: share for part in ("test", "retain", "forget")},
+            "paper_attacks": {"losses": {"accuracy": 0.6 + shift}, "entropies": {"accuracy": 0.6 + shift}},
+            "attacks": [{"primary": False}, {"primary": True, "auc": {"value": 0.6 + shift}}],
+        },
+        "js_to_retrained": {name: abs(shift) for name in RETRAINED if name != method},
+    }
+
+
+@pytest.fixture
+def records():
+    shifts = {"original": 0.3, "retrained-1": -0.01, "retrained-2": 0.01, "nabla_tau": 0.05, "ssd": 0.2}
+    noise = np.random.default_rng(0).normal(0, 0.002, (3, len(shifts)))
+    return [
+        record(method, seed, shift + noise[seed, place])
+        for seed in range(3)
+        for place, (method, shift) in enumerate(shifts.items())
+    ]
+
+
+def test_gap_by_hand():
+    references = [record("retrained-1", 0, -0.02), record("retrained-2", 0, 0.04)]  # mean 61
+    ours = record("nabla_tau", 0, 0.05)  # 65 everywhere, JS 5
+    found = distances(ours, references)
+    assert set(found) == {component.name for component in COMPONENTS} >= set(ATTACKS)
+    assert found.pop("JS") == pytest.approx(5)
+    assert set(np.round(list(found.values()), 9)) == {4}
+    assert gap(ours, references) == pytest.approx((6 * 4 + 5) / 7)
+    assert distances(references[0], references)["test"] == pytest.approx(6)  # the floor, one against the other
+
+
+def test_student_interval_covers_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    means = [mean_of(generator.normal(3, 2, 5).tolist()) for _ in range(2000)]
+    assert abs(np.mean([one.low < 3 < one.high for one in means]) - 0.95) < 0.02
+
+
+def test_a_comparison_is_paired_and_antisymmetric():
+    generator = np.random.default_rng(2)
+    hard = generator.normal(20, 10, 5)  # some seeds are hard for both
+    ours, theirs = dict(enumerate(hard)), dict(enumerate(hard + 2 + generator.normal(0, 0.1, 5)))
+    assert compare(ours, theirs).outcome == WIN
+    assert compare(theirs, ours).outcome == LOSS
+    assert compare(ours, {seed: value + MARGIN / 2 for seed, value in ours.items()}).outcome == TIE
+    assert compare(ours, {9: 1.0}) is None
+
+
+def test_no_mean_stands_without_its_interval(records):
+    lines = tables(grouped(records)).splitlines()
+    for line in [line for line in lines if line.startswith(("| nabla", "| original", "| retrained"))][:3]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
+        assert all("[" in cell and "]" in cell for cell in cells), line
+    alone = tables(grouped([one for one in records if one["cell"]["seed"] == 0]))
+    assert "(1 seed)" in alone
+    assert "[" not in alone
+
+
+def test_tables_show_references_wins_and_headroom(records):
+    text = tables(grouped(records))
+    assert "| original | 90" in text
+    assert "| retrained | 60" in text
+    assert "| ssd | 1 | 0 | 0 | 0 | 7 | 0 | 0 | 0 |" in text  # nabla_tau is nearer by gap and by every component
+    assert "invalid" not in text
+    for one in records:
+        one["audit"]["paper_attacks"]["losses"]["accuracy"] = 0.52
+    assert "The scale is invalid here" in tables(grouped(records))
+    for one in records:
+        one["cell"]["scale"] = "full"
+    assert "Little to forget" in tables(grouped(records))
+
+
+def test_a_seed_without_both_retrained_models_has_no_gap(records):
+    group = grouped([one for one in records if (one["cell"]["method"], one["cell"]["seed"]) != ("retrained-2", 1)])[0]
+    assert set(group.gaps("ssd")) == set(group.gaps(FLOOR)) == {0, 2}
+
+
+def test_other_code_and_other_scales_come_apart(records):
+    other = copy.deepcopy(records)
+    for one in other:
+        one["code"] = "1b"
+    full = copy.deepcopy(records)
+    for one in full:
+        one["cell"]["scale"] = "full"
+    headings = [line for line in tables(grouped([*records, *other, *full])).splitlines() if line.startswith("# ")]
+    assert headings == ["# Scale full, code 0a", "# Scale quick, code 0a", "# Scale quick, code 1b"]
+
+
+def test_failed_cells_are_named_and_counted_nowhere(records):
+    records[-1].update(status="failed", reason=["out of memory"])
+    text = tables(grouped(records))
+    assert "failed: ssd, seed 2 (out of memory)" in text
+    assert set(grouped(records)[0].gaps("ssd")) == {0, 1}
+
+
+def test_a_file_that_is_no_cell_is_named(tmp_path):
+    (tmp_path / "half.json").write_text('{"cell": {')
+    with pytest.raises(InvalidRequest, match=r"expected a cell in .*half\.json"):
+        read_groups(tmp_path)
+
+
+def test_plots_are_the_same_again(records, tmp_path):
+    first, again = (plot_gaps(grouped(records), tmp_path / name)[0] for name in ("one", "two"))
+    assert first.read_text().count("<path") == again.read_text().count("<path") > 20
+    assert first.name == "gap-quick-cifar10-0a.svg"

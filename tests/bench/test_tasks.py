@@ -1,0 +1,80 @@
+"""Data, splits, forget sets and augmentation."""
+
+import numpy as np
+import pytest
+import torch
+
+from nabla_tau.bench import data
+from nabla_tau.bench.tasks import TASKS, forget_requests, split_rows
+from nabla_tau.bench.training import PADDING, augmented, trained
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return data.noisy_digits()
+
+
+def test_splits_are_disjoint_and_follow_the_seed(pool):
+    recipe = TASKS["noisy_digits"].recipes["quick"]
+    first, again, other = (split_rows(pool, recipe, seed) for seed in (0, 0, 1))
+    together = np.concatenate([first.train, first.validation, first.test])
+    assert len(np.unique(together)) == len(together) == recipe.train + recipe.validation + recipe.test
+    assert np.array_equal(first.train, again.train)
+    assert not np.array_equal(first.train, other.train)
+
+
+def test_rows_held_out_by_the_data_set_are_never_trained_on(pool):
+    held_out = data.Pool(pool.rows, trainable=800)
+    split = split_rows(held_out, TASKS["noisy_digits"].recipes["quick"], seed=3)
+    assert split.train.max() < 800 <= min(split.validation.min(), split.test.min())
+
+
+@pytest.mark.parametrize("name", ["random-0.03", "sequence-0.15", "class"])
+def test_forget_sets_are_training_rows_asked_for_once(pool, name):
+    train = np.arange(0, 1600, 2)
+    parts = forget_requests(name, pool, train, seed=4)
+    together = np.concatenate(parts)
+    assert len(np.unique(together)) == len(together) > 0
+    assert np.isin(together, train).all()
+    if name == "class":
+        assert np.array_equal(together, train[pool.rows[1][train] == pool.rows[1][together[0]]])
+    else:
+        assert len(together) == round(float(name.partition("-")[2]) * len(train))
+
+
+def test_a_task_without_the_group_names_what_it_has(pool):
+    with pytest.raises(ValueError, match=r"random-FRACTION, sequence-FRACTION, class, with .* got 'group'"):
+        forget_requests("group", pool, np.arange(10), seed=0)
+
+
+def test_damaged_data_is_refused_by_name(tmp_path):
+    (tmp_path / "location30").mkdir()
+    (tmp_path / "location30" / "data.parquet").write_bytes(b"something else")
+    with pytest.raises(ValueError, match=r"data.parquet to have the SHA-256 f125.*docs/benchmark.md"):
+        data.location30(tmp_path)
+
+
+@pytest.mark.parametrize(("read", "rows"), [(data.location30, 5010), (data.spoken_digits, 3000)])
+def test_real_data(data_folder, read, rows):
+    pool = read(data_folder)
+    assert len(pool.rows[0]) == len(pool.rows[1]) == rows
+    assert all(len(groups) == rows for groups in pool.groups.values())
+
+
+def test_augmentation_is_a_crop_of_the_padded_or_flipped_image():
+    images = torch.randint(1, 256, (12, 3, 8, 8), dtype=torch.uint8)
+    for image, found in zip(images, augmented(images), strict=True):
+        padded = torch.nn.functional.pad(image, (PADDING,) * 4)
+        places = range(2 * PADDING + 1)
+        crops = [padded[:, top : top + 8, left : left + 8] for top in places for left in places]
+        assert any(torch.equal(found, crop) or torch.equal(found, crop.flip(2)) for crop in crops)
+
+
+def test_training_is_the_same_again_and_leaves_the_random_state(pool):
+    task, rows = TASKS["noisy_digits"], tuple(column[:64] for column in pool.rows)
+    state = torch.get_rng_state()
+    models = [trained(task, task.recipes["quick"], rows, seed, torch.device("cpu")) for seed in (5, 5, 6)]
+    weights = [torch.nn.utils.parameters_to_vector(model.parameters()) for model in models]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(torch.get_rng_state(), state)
