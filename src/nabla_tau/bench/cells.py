@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,18 @@ from torch import nn
 
 from nabla_tau.auditing.audit import audit
 from nabla_tau.auditing.predictions import js_divergence
+from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.data import Pool, Positions, Rows
 from nabla_tau.bench.provenance import provenance, training_code
 from nabla_tau.bench.storing import Json, Models, Trained, digest, rows_digest
 from nabla_tau.bench.tasks import TASKS, Recipe, Split, Task, forget_requests, split_rows
 from nabla_tau.bench.training import trained
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, told
-from nabla_tau.facts import task_problems
+from nabla_tau.facts import facts_of, task_problems
 from nabla_tau.losses import classification, name_of, regression
 from nabla_tau.methods import METHODS
-from nabla_tau.unlearning import unlearn
+from nabla_tau.tuning import tune
+from nabla_tau.unlearning import Request, unlearn
 
 FORMAT = 1
 DONE, FAILED, NOT_APPLICABLE = "done", "failed", "not applicable"
@@ -40,6 +42,9 @@ REFERENCES = (ORIGINAL, *RETRAINED)
 
 UNLEARNING = {name: method for name, method in METHODS.items() if name != "retrain"}
 """The methods that are compared, at their published settings."""
+
+TUNED = {f"{name}+tuned": name for name, method in UNLEARNING.items() if facts_of(method).settings}  # type: ignore[union-attr]
+"""The same, their settings searched on forget, retain and validation set; the search counts as cost."""
 
 
 @dataclass(frozen=True, order=True)
@@ -191,24 +196,28 @@ class _Request:
         rows = self.retained(self.forgotten)
         return {name: self.setting.model(rows, seed) for name, seed in seeds.items()}
 
-    def unlearn(self, method: Callable[..., Any]) -> tuple[nn.Module, list[Json]]:
+    def unlearn(self, method: Callable[..., Any], tuned: str | None) -> tuple[nn.Module, list[Json]]:
         """One request after the other, each on what the last left."""
         setting, model, done = self.setting, self.setting.original.model, []
         for number, rows in enumerate(self.parts, 1):
             kept = self.retained(np.concatenate(self.parts[:number]))
-            result = unlearn(
-                model,
-                forget=setting.take(rows),
-                retain=setting.take(kept),
-                validation=setting.take(setting.split.validation),
-                method=method,
-                loss=setting.task.loss,
-                seed=setting.seed,
-                batch_size=setting.recipe.unlearning_batch_size,
-                device=setting.bench.device,
-            )
+            arguments: dict[str, Any] = {
+                "forget": setting.take(rows),
+                "retain": setting.take(kept),
+                "validation": setting.take(setting.split.validation),
+                "loss": setting.task.loss,
+                "seed": setting.seed,
+                "batch_size": setting.recipe.unlearning_batch_size,
+                "device": setting.bench.device,
+            }
+            searched = {}
+            if tuned is not None:
+                search = tune(tuned, Request(model, **arguments))
+                method = partial(UNLEARNING[tuned], **search.settings)
+                searched = {"tuning": {"trials": len(search.trials), **_without(search.record(), "trials")}}
+            result = unlearn(model, method=method, **arguments)
             model = result.model
-            done.append({key: value for key, value in result.record().items() if key != "epochs"})
+            done.append({**_without(result.record(), "epochs"), **searched})
         return model, done
 
     def audited(self, model: nn.Module) -> Json:
@@ -223,12 +232,11 @@ class _Request:
             batch_size=setting.recipe.unlearning_batch_size,
             device=setting.bench.device,
         ).data
-        row = report["models"][0]
-        left_out = ("name", "histogram", "roc", "per_class")
+        row = _without(report["models"][0], "name", "histogram", "roc", "per_class")
         return {
             "verdict": report["verdict"],
             "warnings": report["warnings"],
-            **{key: value for key, value in row.items() if key not in left_out},
+            **row,
         }
 
     def divergence(self, model: nn.Module, besides: str) -> dict[str, float]:
@@ -253,7 +261,7 @@ def _measured(cell: Cell, request: _Request, bench: Bench) -> Json:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnlearningWarning)  # they are in the record
-            model, took = _unlearned(cell, request, bench) if cell.method in UNLEARNING else _reference(cell, request)
+            model, took = _reference(cell, request) if cell.method in REFERENCES else _unlearned(cell, request, bench)
         started = time.perf_counter()
         audited, divergence = request.audited(model), request.divergence(model, cell.method)
         return _record(
@@ -287,20 +295,22 @@ def _reference(cell: Cell, request: _Request) -> tuple[nn.Module, Json]:
 
 
 def _unlearned(cell: Cell, request: _Request, bench: Bench) -> tuple[nn.Module, Json]:
-    method = UNLEARNING[cell.method]
+    tuned = TUNED.get(cell.method)
+    known: dict[str, Callable[..., Any]] = {**UNLEARNING, **STUDY}
+    method = known[tuned or cell.method]
     if refusal := task_problems(method, name_of(request.setting.task.loss)):
         raise _Refused(*refusal)
     request.setting.original  # noqa: B018  (trained before the clock starts)
     with peak_memory(bench.device) as peak:
         started = time.perf_counter()
         try:
-            model, done = request.unlearn(method)
+            model, done = request.unlearn(method, tuned)
         except ValueError as error:
             if type(error) is ValueError:  # what `unlearn` raises where a method cannot work on these sets
                 raise _Refused(*told(error)) from error
             raise
         seconds = time.perf_counter() - started
-    steps = sum(part["settings"]["steps_done"] for part in done)
+    steps = sum(part["settings"]["steps_done"] + part.get("tuning", {"steps": 0})["steps"] for part in done)
     return model, {"seconds": seconds, "steps": steps, "peak_bytes": peak[0], "unlearning": done}
 
 
@@ -328,6 +338,10 @@ def _record(cell: Cell, bench: Bench, status: str, **found: Any) -> Json:
         "recipe": recipe,
         **found,
     }
+
+
+def _without(record: Json, *left_out: str) -> Json:
+    return {name: value for name, value in record.items() if name not in left_out}
 
 
 @contextmanager

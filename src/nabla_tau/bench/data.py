@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nabla_tau.bench.encoder import tokens
+
 FOLDER = "NABLA_TAU_DATA"
 
 CHECKSUMS = {
@@ -22,12 +24,16 @@ CHECKSUMS = {
     "cifar100/train.parquet": "ab7155dda13883679a5e6f004ef39e6d54ddade86f075436e5baad901e31f212",
     "free_spoken_digits/test.parquet": "6c48b09d3b76e94987b9d9e820e37aff2afaaa9265676c25e71ba47904134c79",
     "free_spoken_digits/train.parquet": "593e51219f470954132600a68839378a923fc6415d444e75753fec86ded01d74",
+    "go_emotions/test.parquet": "4e17c5c55ca07f809002e11da22fb6c1d74329d235994d8feb44ca813bc74a78",
+    "go_emotions/train.parquet": "4486b32d9c8acb8af2151c83ae50964335e4ec3ddfc7b2483610e3c7f1cc3ccf",
+    "go_emotions/validation.parquet": "abf601d89252faa53750f84005c48d32b9a4388efc405785621dfbed928369c5",
     "location30/data.parquet": "f125e28845a1c7924bc51c16b21c975df1624858761152a7449d805e250846e9",
 }
 """SHA-256 of each file below the data folder."""
 
 WAVE_SAMPLES = 4000  # half a second at 8 kHz
 WRONG_LABELS = 0.3
+LABELS = 28
 SMALLEST_CLASS = 100  # rows; what is held out of a smaller one is too little to audit
 
 Rows = tuple[Tensor, Tensor]
@@ -201,6 +207,37 @@ def spoken_digits(folder: Path | None = None) -> Pool:
     pool = classified((waves, torch.tensor(table["label"].to_pylist())), _checksum("free_spoken_digits"))
     speakers = np.unique(table["speaker"].to_pylist(), return_inverse=True)[1]
     return Pool(pool.rows, None, {**pool.groups, "group": speakers}, pool.checksum)
+
+
+def go_emotions(folder: Path | None = None) -> Pool:
+    """GoEmotions: 54,263 comments as the ids of 40 tokens, 0 for none; 28 labels, several at once, (N, 28).
+
+    A comment belongs to the group of its first label.
+
+    Args:
+        folder: of all data sets; None is `data_folder()`.
+
+    Raises:
+        FileNotFoundError: if the data is missing.
+        ValueError: if it is damaged.
+
+    Example:
+        >>> go_emotions(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: Expected the file go_emotions/train.parquet below nowhere, got none: ...
+    """
+    from pyarrow import concat_tables, parquet
+
+    parts = ("train", "validation", "test")
+    tables = [parquet.read_table(verified(f"go_emotions/{part}.parquet", folder)) for part in parts]
+    table = concat_tables(tables)
+    labels = table["labels"].to_pylist()
+    targets = torch.zeros(len(table), LABELS)
+    for row, present in enumerate(labels):
+        targets[row, present] = 1
+    first = _large(np.array([present[0] for present in labels]), least=1000)
+    rows = tokens(table["text"].to_pylist()), targets
+    return Pool(rows, len(tables[0]), {"class": first}, _checksum("go_emotions"))
 
 
 def noisy_digits() -> Pool:

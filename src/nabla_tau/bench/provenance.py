@@ -57,7 +57,9 @@ def training_code() -> str:
         >>> len(training_code())
         12
     """
-    return code_digest(PACKAGE / f"{name}.py" for name in ("bench/networks", "bench/training", "losses"))
+    return code_digest(
+        PACKAGE / f"{name}.py" for name in ("bench/networks", "bench/encoder", "bench/training", "losses")
+    )
 
 
 def _git(*arguments: str) -> str | None:

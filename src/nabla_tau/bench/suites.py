@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from nabla_tau.bench.cells import REFERENCES, UNLEARNING, Cell
+from nabla_tau.bench.alpha import FRACTIONS, STUDY
+from nabla_tau.bench.cells import REFERENCES, TUNED, UNLEARNING, Cell
 from nabla_tau.bench.tasks import TASKS, forget_problem
 from nabla_tau.errors import InvalidRequest
 from nabla_tau.facts import suggestion
@@ -33,6 +34,12 @@ SUITES = {
     "smoke": Suite("bundled digits, all methods, under two minutes", {"noisy_digits": ("random-0.15",)}, ALL),
     "paper-cifar10": Suite("CIFAR-10, ResNet-18", {"cifar10": (*_RANDOM, "class")}),
     "paper-cifar100": Suite("CIFAR-100, ResNet-18 on superclasses", {"cifar100": (*_RANDOM, "class", "subclass")}),
+    "paper-goemotions": Suite("GoEmotions, MiniLM", {"go_emotions": (*_RANDOM, "class")}),
+    "alpha-rho": Suite(
+        "the paper's grid of α₀ × ρ, coarse",
+        {"cifar10": tuple(f"random-{fraction:g}" for fraction in FRACTIONS)},
+        tuple(STUDY),
+    ),
     "beyond": Suite(
         "CIFAR-10 outside the published range",
         {"cifar10": ("random-0.001", "random-0.01", "random-0.50", "random-0.70", "random-0.90", "sequence-0.15")},
@@ -64,7 +71,7 @@ def cells_of(
     Args:
         suite: one of `SUITES`.
         scale: quick or full.
-        methods: instead of the suite's; the references always run.
+        methods: instead of the suite's; `scrub+tuned` searches settings first; the references always run.
         fractions: random forget sets, as `0.15`, instead of those of the suite; other forget sets are kept.
         tasks: only these.
         seeds: one slice of each task for each.
@@ -85,7 +92,9 @@ def cells_of(
         raise InvalidRequest(problems)
     chosen = SUITES[suite]
     problems = unknown("scale", [scale], ["quick", "full"])
-    problems += unknown("methods", methods, [*ALL, *REFERENCES]) + unknown("tasks", tasks, list(chosen.forgets))
+    problems += unknown("methods", methods, [*ALL, *TUNED, *STUDY, *REFERENCES]) + unknown(
+        "tasks", tasks, list(chosen.forgets)
+    )
     problems += [f"fractions: {problem}" for one in fractions if (problem := forget_problem(f"random-{one}"))]
     problems += [f"seeds: expected whole numbers in [0, 1000), got {one}." for one in seeds if not 0 <= one < 1000]
     if problems:

@@ -10,6 +10,7 @@ from torch import nn
 from nabla_tau import losses
 from nabla_tau.bench import data, networks
 from nabla_tau.bench.data import Pool, Positions
+from nabla_tau.bench.encoder import Encoder
 from nabla_tau.losses import PerSampleLoss
 
 SCALES = ("quick", "full")
@@ -184,6 +185,22 @@ _CIFAR_FULL = Recipe(
 )
 
 
+_TEXT_QUICK = Recipe(
+    train=1000,
+    validation=1000,
+    test=1000,
+    width=2,
+    epochs=20,
+    learning_rate=3e-4,
+    batch_size=32,
+    unlearning_batch_size=128,
+)
+_TEXT_FULL = Recipe(
+    train=43_410, validation=5426, test=5427, width=6, epochs=10, learning_rate=5e-5, last_factor=0.1,
+    unlearning_batch_size=128,
+)  # fmt: skip
+
+
 def _both(recipe: Recipe) -> dict[str, Recipe]:
     """A set so small that quick and full are the same."""
     return dict.fromkeys(SCALES, recipe)
@@ -210,6 +227,13 @@ TASKS = {
         losses.classification,
         {"quick": replace(_CIFAR_QUICK, train=6000), "full": _CIFAR_FULL},
         data.files_of("cifar100"),
+    ),
+    "go_emotions": Task(
+        data.go_emotions,
+        partial(Encoder, outputs=data.LABELS),
+        losses.multi_label,
+        {"quick": _TEXT_QUICK, "full": _TEXT_FULL},
+        data.files_of("go_emotions"),
     ),
     "spoken_digits": Task(
         data.spoken_digits,
