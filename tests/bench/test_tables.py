@@ -5,9 +5,10 @@ import copy
 import numpy as np
 import pytest
 
+from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import RETRAINED
 from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, WIN, compare, mean_of
-from nabla_tau.bench.figures import plot_gaps
+from nabla_tau.bench.figures import plot_alpha_rho, plot_gaps
 from nabla_tau.bench.gap import ATTACKS, COMPONENTS, distances, gap
 from nabla_tau.bench.reading import FLOOR, grouped, read_groups
 from nabla_tau.bench.tables import tables
@@ -131,3 +132,14 @@ def test_plots_are_the_same_again(records, tmp_path):
     first, again = (plot_gaps(grouped(records), tmp_path / name)[0] for name in ("one", "two"))
     assert first.read_text().count("<path") == again.read_text().count("<path") > 20
     assert first.name == "gap-quick-cifar10-0a.svg"
+
+
+def test_the_grid_marks_the_best_alpha_of_each_fraction(tmp_path):
+    found = []
+    for fraction, best in (("random-0.05", "alpha-0.1"), ("random-0.3", "alpha-0.5")):
+        found += [record(name, 0, forget=fraction) for name in RETRAINED]
+        found += [record(name, 0, 0.02 if name == best else 0.3, forget=fraction) for name in STUDY]
+    (path,) = plot_alpha_rho(grouped(found), tmp_path)
+    text = path.read_text()
+    assert text.count("<!-- 2.0 ★ -->") == 2
+    assert text.count("<!-- 30.0 -->") == 2 * (len(STUDY) - 1)

@@ -140,8 +140,9 @@ def plot(
 ) -> None:
     """Pictures computed from the JSON files, as SVG."""
     with refusals() as out:
-        from nabla_tau.bench.figures import plot_gaps
+        from nabla_tau.bench.figures import plot_alpha_rho, plot_gaps
         from nabla_tau.bench.reading import read_groups
 
-        for path in plot_gaps(read_groups(results), output):
+        groups = read_groups(results)
+        for path in plot_gaps(groups, output) + plot_alpha_rho(groups, output):
             out.print(str(path))

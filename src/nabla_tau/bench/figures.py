@@ -1,11 +1,15 @@
 """Plots as SVG, computed from the cells."""
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 
+import numpy as np
+
+from nabla_tau.bench.alpha import ALPHAS, STUDY
 from nabla_tau.bench.comparing import mean_of
 from nabla_tau.bench.reading import FLOOR, Group
+from nabla_tau.methods.nabla_tau_published import ALPHA_PER_FORGET_FRACTION
 
 WIDTH, ROW_HEIGHT, MARGIN = 3.2, 0.24, 1.2  # inches
 
@@ -33,6 +37,62 @@ def plot_gaps(groups: Sequence[Group], folder: Path) -> list[Path]:
             _draw(drawn, f"{task}, {scale}: gap to retrained (points; less is better)", path)
             written.append(path)
     return written
+
+
+def plot_alpha_rho(groups: Sequence[Group], folder: Path) -> list[Path]:
+    """The α₀ × ρ grid as a heat map of the mean gap, the rule α₀ = 5/3 · ρ as a line, the best α₀ of each ρ marked.
+
+    Args:
+        groups: of any kind; those of the study are drawn, by scale, task and version of the code.
+        folder: made if it does not exist.
+
+    Returns:
+        The files written.
+
+    Example:
+        >>> plot_alpha_rho([], Path("nowhere"))
+        []
+    """
+    written = []
+    study = [group for group in groups if group.forget.startswith("random-") and set(group.methods) & set(STUDY)]
+    for (scale, code, task), some in groupby(study, key=lambda group: (group.scale, group.code, group.task)):
+        columns = sorted(some, key=_fraction)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"alpha-rho-{scale}-{task}-{code}.svg"
+        _draw_grid(columns, f"{task}, {scale}: mean gap to retrained (points) by α₀ and ρ", path)
+        written.append(path)
+    return written
+
+
+def _fraction(group: Group) -> float:
+    return float(group.forget.partition("-")[2])
+
+
+def _draw_grid(columns: Sequence[Group], title: str, path: Path) -> None:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    gaps = np.full((len(STUDY), len(columns)), np.nan)
+    for (row, name), (column, group) in product(enumerate(STUDY), enumerate(columns)):
+        if found := group.gaps(name):
+            gaps[row, column] = mean_of(list(found.values())).value
+    fractions = [_fraction(group) for group in columns]
+    figure = Figure(figsize=(2 + 0.9 * len(columns), 4.2), layout="constrained")
+    FigureCanvasSVG(figure)
+    axis = figure.subplots()
+    axis.imshow(gaps, origin="lower", cmap="viridis_r", aspect="auto")
+    for row, column in np.argwhere(np.isfinite(gaps)):
+        best = gaps[row, column] == np.nanmin(gaps[:, column])
+        axis.text(column, row, f"{gaps[row, column]:.1f}{' ★' * bool(best)}", ha="center", va="center", fontsize=8)
+    rule = np.interp(np.log(np.array(fractions) * ALPHA_PER_FORGET_FRACTION), np.log(ALPHAS), np.arange(len(ALPHAS)))
+    axis.plot(range(len(columns)), rule, "r--", label="α₀ = 5/3 · ρ")
+    axis.set_xticks(range(len(columns)), [f"{100 * fraction:g} %" for fraction in fractions])
+    axis.set_yticks(range(len(ALPHAS)), [f"{alpha:g}" for alpha in ALPHAS])
+    axis.set_xlabel("forget fraction ρ")
+    axis.set_ylabel("α₀")
+    axis.legend(fontsize=8, loc="upper left")
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
