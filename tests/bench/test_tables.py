@@ -1,6 +1,7 @@
 """Gap, comparison, tables and plots from cells."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from nabla_tau.bench.gap import ATTACKS, COMPONENTS, distances, gap
 from nabla_tau.bench.reading import FLOOR, grouped, read_groups
 from nabla_tau.bench.tables import tables
 from nabla_tau.errors import InvalidRequest
+from tests.conftest import REPOSITORY
 
 
 def record(method, seed, shift=0.0, **cell):
@@ -143,3 +145,17 @@ def test_the_grid_marks_the_best_alpha_of_each_fraction(tmp_path):
     text = path.read_text()
     assert text.count("<!-- 2.0 ★ -->") == 2
     assert text.count("<!-- 30.0 -->") == 2 * (len(STUDY) - 1)
+
+
+RESULTS = REPOSITORY / "results" / "bench"
+
+
+def test_the_committed_table_follows_from_the_committed_cells():
+    assert (RESULTS / "table.md").read_text(encoding="utf-8") == tables(read_groups(RESULTS))
+
+
+def test_every_figure_of_the_page_stands_in_the_table():
+    table, page = ((RESULTS / "table.md").read_text(), (REPOSITORY / "docs" / "benchmark.md").read_text())
+    quoted = re.findall(r"\d+\.\d \[[^\]]*\]", " ".join(page.split()))
+    assert len(quoted) > 10
+    assert [figure for figure in quoted if figure not in table] == []
