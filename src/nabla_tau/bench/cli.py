@@ -34,7 +34,7 @@ def list_suites() -> None:
         typer.echo(f"{name}: {suite.about}")
         for task, forgets in suite.forgets.items():
             typer.echo(f"  {task}: {', '.join(forgets)}")
-        typer.echo(f"  methods: {', '.join(suite.methods)}")
+        typer.echo(f"  methods: {', '.join(suite.methods)}; seeds: {', '.join(map(str, suite.seeds))}")
 
 
 @app.command(epilog="Example:  nabla-tau bench run domains --tasks location30 --seeds 0,1,2,3,4 --workers 2")
@@ -43,7 +43,7 @@ def run(
     methods: Annotated[str | None, typer.Option(help="Instead of the suite's, between commas.")] = None,
     fractions: Annotated[str | None, typer.Option(help="Random forget sets instead of the suite's: 0.03,0.15")] = None,
     tasks: Annotated[str | None, typer.Option(help="Only these tasks of the suite.")] = None,
-    seeds: Annotated[str, typer.Option(help="Between commas.")] = "0,1,2,3,4",
+    seeds: Annotated[str | None, typer.Option(help="Instead of the suite's, between commas: 0,1,2")] = None,
     scale: Annotated[str, typer.Option(help="quick or full; they are never mixed.")] = "quick",
     output: Annotated[Path, typer.Option(help="Folder of the JSON files.")] = OUTPUT,
     models: Annotated[Path, typer.Option(help="Folder of trained models, to be used again.")] = MODELS,
@@ -107,7 +107,7 @@ def refusals() -> Iterator[Console]:
         raise typer.Exit(REFUSED) from None
 
 
-def whole_numbers(text: str) -> tuple[int, ...]:
+def whole_numbers(text: str | None) -> tuple[int, ...]:
     """Seeds between commas."""
     try:
         return tuple(int(part) for part in listed(text))

@@ -23,15 +23,17 @@ class Suite:
         about: one line.
         forgets: task -> names of forget sets.
         methods: names, beside the references, which always run.
+        seeds: one slice of each task for each.
     """
 
     about: str
     forgets: dict[str, tuple[str, ...]]
     methods: tuple[str, ...] = PAPER
+    seeds: tuple[int, ...] = SEEDS
 
 
 SUITES = {
-    "smoke": Suite("bundled digits, all methods, under two minutes", {"noisy_digits": ("random-0.15",)}, ALL),
+    "smoke": Suite("bundled digits, all methods, under two minutes", {"noisy_digits": ("random-0.15",)}, ALL, (0,)),
     "paper-cifar10": Suite("CIFAR-10, ResNet-18", {"cifar10": (*_RANDOM, "class")}),
     "paper-cifar100": Suite("CIFAR-100, ResNet-18 on superclasses", {"cifar100": (*_RANDOM, "class", "subclass")}),
     "paper-goemotions": Suite("GoEmotions, MiniLM", {"go_emotions": (*_RANDOM, "class")}),
@@ -64,7 +66,7 @@ def cells_of(
     methods: tuple[str, ...] = (),
     fractions: tuple[str, ...] = (),
     tasks: tuple[str, ...] = (),
-    seeds: tuple[int, ...] = SEEDS,
+    seeds: tuple[int, ...] = (),
 ) -> list[Cell]:
     """The cells of a suite, slice by slice: those of one task and seed follow one another.
 
@@ -74,7 +76,7 @@ def cells_of(
         methods: instead of the suite's; `scrub+tuned` searches settings first; the references always run.
         fractions: random forget sets, as `0.15`, instead of those of the suite; other forget sets are kept.
         tasks: only these.
-        seeds: one slice of each task for each.
+        seeds: instead of the suite's.
 
     Raises:
         InvalidRequest: if a name is unknown; the allowed ones are named.
@@ -103,7 +105,7 @@ def cells_of(
     return [
         Cell(scale, task, seed, forget, method)
         for task in (tasks or chosen.forgets)
-        for seed in seeds
+        for seed in (seeds or chosen.seeds)
         for forget in _replaced(chosen.forgets[task], fractions)
         for method in names
     ]
