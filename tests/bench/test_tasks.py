@@ -1,5 +1,8 @@
 """Data, splits, forget sets and augmentation."""
 
+import hashlib
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -50,8 +53,27 @@ def test_a_task_without_the_group_names_what_it_has(pool):
 def test_damaged_data_is_refused_by_name(tmp_path):
     (tmp_path / "location30").mkdir()
     (tmp_path / "location30" / "data.parquet").write_bytes(b"something else")
-    with pytest.raises(ValueError, match=r"data.parquet to have the SHA-256 f125.*docs/benchmark.md"):
+    with pytest.raises(ValueError, match=r"data.parquet to have the checksum f125.*docs/benchmark.md"):
         data.location30(tmp_path)
+
+
+def test_the_authors_own_files_are_read_where_there_are_no_others(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (600, 3, 32, 32), dtype=np.uint8)
+    labels = np.repeat([0, 1], 300).tolist()
+    folder, checksums = tmp_path / "cifar-10-batches-py", {}
+    folder.mkdir()
+    for place, name in enumerate(data.BATCHES["cifar10"]):
+        part = slice(100 * place, 100 * place + 100)
+        content = pickle.dumps({"data": images[part].reshape(100, -1), "labels": labels[part]})
+        (tmp_path / name).write_bytes(content)
+        checksums[name] = hashlib.md5(content).hexdigest()
+    with pytest.raises(ValueError, match="data_batch_1 to have the checksum c99c"):
+        data.cifar10(tmp_path)  # no pickle of unknown content is opened
+    monkeypatch.setitem(data.BATCHES, "cifar10", checksums)
+    pool = data.cifar10(tmp_path)
+    assert torch.equal(pool.rows[0], torch.tensor(images))
+    assert pool.rows[1].tolist() == labels
+    assert pool.trainable == 500
 
 
 @pytest.mark.parametrize(("read", "rows"), [(data.location30, 5010), (data.spoken_digits, 3000)])

@@ -20,7 +20,7 @@ from torch import nn
 from nabla_tau.auditing.audit import audit
 from nabla_tau.auditing.predictions import js_divergence
 from nabla_tau.bench.alpha import STUDY
-from nabla_tau.bench.data import Pool, Positions, Rows
+from nabla_tau.bench.data import Pool, Positions, Rows, files_of
 from nabla_tau.bench.provenance import provenance, training_code
 from nabla_tau.bench.storing import Json, Models, Trained, digest, rows_digest
 from nabla_tau.bench.tasks import TASKS, Recipe, Split, Task, forget_requests, split_rows
@@ -72,12 +72,6 @@ class Cell:
         """Of this forget set."""
         return Path(self.scale, self.task, f"seed-{self.seed}", self.forget)
 
-    @property
-    def key(self) -> str:
-        """Of what is measured, apart from the code: data and recipe."""
-        task = TASKS[self.task]
-        return digest({"format": FORMAT, "recipe": asdict(task.recipes[self.scale]), "files": task.files})
-
 
 @dataclass(frozen=True)
 class Bench:
@@ -92,6 +86,20 @@ class Bench:
     models: Path
     device: torch.device
     data: Path | None = None
+
+
+def key_of(cell: Cell, bench: Bench) -> str:
+    """Digest of what is measured, apart from the code: the recipe, and which files of data.
+
+    Example:
+        >>> bench = Bench(Path("models"), torch.device("cpu"), data=Path("data"))
+        >>> one, other = (Cell("quick", "location30", seed, "class", "scrub") for seed in (0, 1))
+        >>> key_of(one, bench) == key_of(other, bench)
+        True
+    """
+    task = TASKS[cell.task]
+    files = files_of(task.data_set, bench.data) if task.data_set else ()
+    return digest({"format": FORMAT, "recipe": asdict(task.recipes[cell.scale]), "files": files})
 
 
 def measure_slice(cells: list[Cell], bench: Bench) -> Iterator[tuple[Path, Json]]:
@@ -141,7 +149,7 @@ class _Setting:
         self.task_name, self.task = cell.task, TASKS[cell.task]
         self.recipe: Recipe = self.task.recipes[cell.scale]
         task: Task = self.task
-        self.pool: Pool = task.read(bench.data) if task.files else task.read()
+        self.pool: Pool = task.read(bench.data) if task.data_set else task.read()
         self.split: Split = split_rows(self.pool, self.recipe, cell.seed)
         self.inputs, self.targets = (column.to(bench.device) for column in self.pool.rows)
 
@@ -329,7 +337,7 @@ def _record(cell: Cell, bench: Bench, status: str, **found: Any) -> Json:
         "format": FORMAT,
         "cell": asdict(cell),
         "status": status,
-        "key": cell.key,
+        "key": key_of(cell, bench),
         **provenance(),
         "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "CPU",
         "processor": platform.processor() or platform.machine(),

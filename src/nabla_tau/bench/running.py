@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from nabla_tau.bench.cells import Bench, Cell, measure_slice
-from nabla_tau.bench.data import verified
+from nabla_tau.bench.cells import Bench, Cell, key_of, measure_slice
+from nabla_tau.bench.data import files_of, verified
 from nabla_tau.bench.provenance import measuring_code
 from nabla_tau.bench.storing import Json, write_json
-from nabla_tau.bench.suites import files_of
+from nabla_tau.bench.tasks import TASKS
 from nabla_tau.errors import InvalidRequest, Problems
 
 
@@ -66,11 +66,12 @@ def run_cells(
         Outcome(found=0, statuses={}, other_code=0)
     """
     problems = Problems()
-    for name in files_of(cells):
+    data_sets = dict.fromkeys(TASKS[cell.task].data_set for cell in cells)
+    for name in [file for data_set in data_sets if data_set for file in files_of(data_set, bench.data)]:
         with problems.gathered("data", "a file that can be read", "see docs/benchmark.md."):
             verified(name, bench.data)
     finished = {cell: record for cell in cells if (record := read_cell(results / cell.path)) is not None}
-    others = [str(cell.path) for cell, record in finished.items() if record["key"] != cell.key]
+    others = [str(cell.path) for cell, record in finished.items() if record["key"] != key_of(cell, bench)]
     if others:
         problems.append(
             f"results: expected cells of the same recipe and data in {results}, got {len(others)} others (first "

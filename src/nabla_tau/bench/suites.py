@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from nabla_tau.bench.alpha import FRACTIONS, STUDY
 from nabla_tau.bench.cells import REFERENCES, TUNED, UNLEARNING, Cell
-from nabla_tau.bench.tasks import TASKS, forget_problem
+from nabla_tau.bench.tasks import forget_problem
 from nabla_tau.errors import InvalidRequest
 from nabla_tau.facts import suggestion
 
@@ -109,16 +109,6 @@ def cells_of(
         for forget in _replaced(chosen.forgets[task], fractions)
         for method in names
     ]
-
-
-def files_of(cells: list[Cell]) -> list[str]:
-    """Files that the cells read, below the data folder.
-
-    Example:
-        >>> files_of(cells_of("smoke", seeds=(0,)))
-        []
-    """
-    return list(dict.fromkeys(name for cell in cells for name in TASKS[cell.task].files))
 
 
 def unknown(what: str, given: tuple[str, ...] | list[str], known: list[str]) -> list[str]:

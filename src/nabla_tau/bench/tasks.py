@@ -59,14 +59,14 @@ class Task:
         network: width -> a network with fresh weights.
         loss: per-sample loss.
         recipes: scale -> recipe.
-        files: what is read, below the data folder.
+        data_set: its name, where it is read from the data folder.
     """
 
     read: Callable[..., Pool]
     network: Callable[[int], nn.Module]
     loss: PerSampleLoss
     recipes: Mapping[str, Recipe]
-    files: tuple[str, ...] = ()
+    data_set: str | None = None
 
 
 @dataclass(frozen=True)
@@ -212,35 +212,35 @@ TASKS = {
         partial(networks.perceptron, outputs=30, inputs=446),
         losses.classification,
         _both(_LOCATION),
-        data.files_of("location30"),
+        "location30",
     ),
     "cifar10": Task(
         data.cifar10,
         partial(networks.resnet18, outputs=10),
         losses.classification,
         {"quick": _CIFAR_QUICK, "full": _CIFAR_FULL},
-        data.files_of("cifar10"),
+        "cifar10",
     ),
     "cifar100": Task(
         data.cifar100,
         partial(networks.resnet18, outputs=20),
         losses.classification,
         {"quick": replace(_CIFAR_QUICK, train=6000), "full": _CIFAR_FULL},
-        data.files_of("cifar100"),
+        "cifar100",
     ),
     "go_emotions": Task(
         data.go_emotions,
         partial(Encoder, outputs=data.LABELS),
         losses.multi_label,
         {"quick": _TEXT_QUICK, "full": _TEXT_FULL},
-        data.files_of("go_emotions"),
+        "go_emotions",
     ),
     "spoken_digits": Task(
         data.spoken_digits,
         partial(networks.wave_convolutional, outputs=10),
         losses.classification,
         _both(_SPOKEN),
-        data.files_of("free_spoken_digits"),
+        "free_spoken_digits",
     ),
     "diabetes": Task(
         data.diabetes, partial(networks.perceptron, outputs=1, inputs=10), losses.regression, _both(_DIABETES)
