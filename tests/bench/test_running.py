@@ -13,7 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from nabla_tau.bench import cells as cells_module
-from nabla_tau.bench.cells import Bench, measure_slice
+from nabla_tau.bench.cells import Bench
+from nabla_tau.bench.measuring import measure_slice
 from nabla_tau.bench.running import run_cells
 from nabla_tau.bench.suites import cells_of
 from nabla_tau.cli import app

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nabla_tau.bench import data
+from nabla_tau.bench import data, files
 from nabla_tau.bench.tasks import TASKS, forget_requests, split_rows
 from nabla_tau.bench.training import PADDING, augmented, trained
 
@@ -62,14 +62,14 @@ def test_the_authors_own_files_are_read_where_there_are_no_others(tmp_path, monk
     labels = np.repeat([0, 1], 300).tolist()
     folder, checksums = tmp_path / "cifar-10-batches-py", {}
     folder.mkdir()
-    for place, name in enumerate(data.BATCHES["cifar10"]):
+    for place, name in enumerate(files.BATCHES["cifar10"]):
         part = slice(100 * place, 100 * place + 100)
         content = pickle.dumps({"data": images[part].reshape(100, -1), "labels": labels[part]})
         (tmp_path / name).write_bytes(content)
         checksums[name] = hashlib.md5(content).hexdigest()
     with pytest.raises(ValueError, match="data_batch_1 to have the checksum c99c"):
         data.cifar10(tmp_path)  # no pickle of unknown content is opened
-    monkeypatch.setitem(data.BATCHES, "cifar10", checksums)
+    monkeypatch.setitem(files.BATCHES, "cifar10", checksums)
     pool = data.cifar10(tmp_path)
     assert torch.equal(pool.rows[0], torch.tensor(images))
     assert pool.rows[1].tolist() == labels

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from nabla_tau.bench.cells import Bench, Cell, measure_slice
+from nabla_tau.bench.cells import Bench, Cell
+from nabla_tau.bench.measuring import measure_slice
 from nabla_tau.bench.storing import Json
 from nabla_tau.errors import InvalidRequest
 

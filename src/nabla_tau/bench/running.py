@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from nabla_tau.bench.cells import Bench, Cell, key_of, measure_slice
-from nabla_tau.bench.data import files_of, verified
+from nabla_tau.bench.cells import Bench, Cell, key_of
+from nabla_tau.bench.files import files_of, verified
+from nabla_tau.bench.measuring import measure_slice
 from nabla_tau.bench.provenance import measuring_code
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.bench.tasks import TASKS
