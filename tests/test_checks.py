@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler, default_collate
 
 from nabla_tau import InvalidRequest, UnlearningWarning, losses, split, unlearn
-from tests.conftest import clusters, require
+from nabla_tau.problem import Epoch
+from tests.conftest import clusters, fit, require
 
 
 def problems(model, **arguments):
@@ -298,7 +299,7 @@ def test_ids_that_were_skipped_are_in_the_result(task):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         unlearned = unlearn(Columnwise(), forget=parts.forget, retain=parts.retain, validation=held_out, device="cpu")
-    assert unlearned.settings["skipped_ids"] == ["999"]
+    assert unlearned.settings["skipped_ids"] == 1
     assert unlearned.warnings[0].startswith("forget: 1 of the ids")
 
 
@@ -383,3 +384,41 @@ def test_a_loss_that_changes_its_shape_later():
         ("forget", "retain", "validation"), (slice(0, 4), slice(4, 8), slice(8, 12)), strict=True)}  # fmt: skip
     with pytest.raises(InvalidRequest, match=r"shape \(4,\), got \(\) from loss on a later batch"):
         unlearn(nn.Linear(4, 2), **parts, loss=loss, device="cpu")
+
+
+def test_overshoot_and_damage_are_said():
+    def push(problem):
+        with torch.no_grad():
+            for parameter in problem.model.parameters():
+                parameter.mul_(-9)
+        yield Epoch()
+
+    rows = clusters(60, 0)
+    model = fit(nn.Linear(6, 3), *rows)
+    parts = {name: tuple(c[cut] for c in rows) for name, cut in (("forget", slice(0, 20)), ("retain", slice(20, 60)))}
+    with pytest.warns(UnlearningWarning) as told:
+        unlearned = unlearn(model, **parts, validation=clusters(50, 1), method=push, device="cpu")
+    texts = " ".join(str(one.message) for one in told)
+    assert "unseen data costs" in texts
+    assert "the retain set costs" in texts
+    assert unlearned.settings["damaged"]
+    assert "model DAMAGED" in str(unlearned)
+
+
+def test_far_past_the_target():
+    def push(problem):
+        problem.model.weight.data[:, 0] = 0  # the feature of the forgotten row alone
+        problem.model.weight.data[0, 0] = 9
+        yield Epoch()
+
+    x, y = torch.eye(30), torch.arange(30) % 3
+    model = nn.Linear(30, 3, bias=False)
+    model.weight.data = 5 * nn.functional.one_hot(y, 3).T.float()
+    model.weight.data[:, 20:] = 0
+    parts = {"forget": (x[1:2], y[1:2]), "retain": (x[2:20], y[2:20]), "validation": (x[20:], y[20:])}
+    model.weight.data = model.weight.data[:, [1, 0, *range(2, 30)]]  # row 1 has feature 0
+    parts["forget"] = (x[:1], y[1:2])
+    with pytest.warns(UnlearningWarning, match="went past its target"):
+        unlearned = unlearn(model, **parts, method=push, device="cpu")
+    assert unlearned.settings["overshot"]
+    assert not unlearned.settings["damaged"]

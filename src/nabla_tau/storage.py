@@ -62,13 +62,20 @@ class Unlearned:
                 f"{name} {settings[f'{key}_loss_before']:.4g} -> {settings[f'{key}_loss_after']:.4g}"
                 for name, key in (("forget", "forget"), ("retain", "retain"), ("unseen", "target"))
             ),
-            f"target {'reached' if self.reached_target else 'NOT reached'}"
-            + (", model DAMAGED" if settings["damaged"] else ""),
+            self.outcome,
         ]
         if "batch_size_reason" in settings:
             lines.append(f"batch size {settings['batch_size']['forget']}: {settings['batch_size_reason']}")
         lines.extend(f"warning: {text}" for text in self.warnings)
         return "\n".join(lines)
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in a few words."""
+        words = ["target reached" if self.reached_target else "target NOT reached"]
+        words += ["forget set past its target"] if self.settings.get("overshot") else []
+        words += ["model DAMAGED"] if self.settings.get("damaged") else []
+        return ", ".join(words)
 
     def record(self) -> dict[str, Any]:
         """Everything but the weights, as JSON takes it."""

@@ -31,7 +31,7 @@ from nabla_tau.modes import WithoutDropout, unlearning_modes
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
 from nabla_tau.sets import Source, generators_of, open_set
-from nabla_tau.storage import Unlearned
+from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
 
 REACHED = 0.9
@@ -76,8 +76,8 @@ def unlearn(
 
     Warns:
         UnlearningWarning: if rows of two sets have the same content, if samples have no labelled token, if the forget
-            set costs as much as unseen data from the start, if the target was not reached, or if unseen data or the
-            retain set ended much dearer than before.
+            set costs as much as unseen data from the start, if the target was not reached or far exceeded, or if unseen
+            data or the retain set ended much dearer than before.
 
     Example:
         >>> import torch, nabla_tau
@@ -142,6 +142,13 @@ class Request:
                 f"the target was not reached: the forget loss went from {before.forget:.4g} to {after.forget:.4g}, "
                 f"unseen data costs {after.unseen:.4g}.",
             )
+        overshot = after.forget > after.unseen + max(after.unseen - before.forget, 0.0) / 2
+        if overshot:
+            self.warn(
+                problem,
+                f"the forget set went past its target: it costs {after.forget:.4g}, unseen data {after.unseen:.4g}. "
+                "Samples that cost too much stand out as well.",
+            )
         harm = damage(before, after)
         for text in harm:
             self.warn(problem, text)
@@ -154,6 +161,7 @@ class Request:
             retain_loss_after=after.retain,
             target_loss_after=after.unseen,
             damaged=bool(harm),
+            overshot=overshot,
             reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after",
         )
         return Unlearned(
@@ -182,7 +190,7 @@ class Request:
         model = _copy(self.model).to(engine.device)
         generators = [g for data in sets.values() for g in generators_of(data)]
         with seeded(int(self.seed), generators, on_gpu=engine.device.type == "cuda"), unlearning_modes(model):
-            loss, warned = self.check_data(sets, sources, model, engine)
+            loss, findings = self.check_data(sets, sources, model, engine)
             sources, settings = self.fit_batches(sets, sources, model, loss, engine)
             problem = Problem(
                 model,
@@ -193,11 +201,11 @@ class Request:
                 loss,
                 engine,
                 int(self.seed),
-                settings={**settings, **self.facts(sources, loss, engine)},
+                settings={**settings, **self.facts(sources, loss, engine, findings)},
                 on_step=self.on_step,
                 sets=sets,
             )
-            for text in warned:
+            for text in findings.warnings:
                 self.warn(problem, text)
             yield problem
 
@@ -223,8 +231,8 @@ class Request:
 
     def check_data(
         self, sets: checks.Sets, sources: dict[str, Source], model: nn.Module, engine: Engine
-    ) -> tuple[PerSampleLoss, list[str]]:
-        """The loss, and warnings about the sets.
+    ) -> tuple[PerSampleLoss, checks.Findings]:
+        """The loss, and what reading every row found.
 
         Raises:
             InvalidRequest: with every problem found in the data.
@@ -240,7 +248,7 @@ class Request:
             problems = problems or checks.gradient_problems(model, loss, batches["forget"])
         if problems:
             raise InvalidRequest(problems)
-        return loss, findings.warnings
+        return loss, findings
 
     def choose_loss(self, model: nn.Module, batches: list[Batch]) -> PerSampleLoss:
         """The loss that leaves no doubt.
@@ -280,7 +288,9 @@ class Request:
             settings["batch_size_reason"] = f"{PUBLISHED_BATCH_SIZE} samples do not fit into free memory"
         return sources, settings
 
-    def facts(self, sources: dict[str, Source], loss: PerSampleLoss, engine: Engine) -> dict[str, Any]:
+    def facts(
+        self, sources: dict[str, Source], loss: PerSampleLoss, engine: Engine, findings: checks.Findings
+    ) -> dict[str, Any]:
         """What the run depends on, besides what the method derives."""
         return {
             "method": name_of(self.method),  # type: ignore[arg-type]
@@ -288,7 +298,9 @@ class Request:
             "loss_chosen_by": "inference" if self.loss is None else "caller",
             "seed": int(self.seed),
             "samples": {name: source.size for name, source in sources.items()},
-            "skipped_ids": checks.skipped_ids(self.forget),
+            "skipped_ids": len(checks.skipped_ids(self.forget)),
+            "original_fingerprint": fingerprint(self.model),
+            "retain_fingerprint": findings.contents["retain"].hex(),
             "batches": {name: source.batches for name, source in sources.items()},
             "device": str(engine.device),
             "processes": engine.share[1],
@@ -344,7 +356,7 @@ def measure(problem: Problem) -> Losses:
 def damage(before: Losses, after: Losses) -> list[str]:
     """Signs that the model lost more than the forget set.
 
-    Unseen data that costs half as much again as it did, or a retain loss that went more than half of the way from
+    Unseen data that costs half as much again as it did, or a retain loss that went more than a quarter of the way from
     where it was to what unseen data cost.
 
     Example:
@@ -361,7 +373,7 @@ def damage(before: Losses, after: Losses) -> list[str]:
             f"unseen data costs {after.unseen:.4g} instead of {before.unseen:.4g}: the model lost more than the forget "
             "set; compare its accuracy with the original's before using it."
         )
-    if after.retain > max(before.retain + abs(before.retain) / 2, (before.retain + before.unseen) / 2):
+    if after.retain > max(before.retain + abs(before.retain) / 2, (3 * before.retain + before.unseen) / 4):
         found.append(
             f"the retain set costs {after.retain:.4g} instead of {before.retain:.4g}: what was to be kept is damaged; "
             "compare the accuracy on it with the original's before using the model."

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 
-from nabla_tau.facts import RETAIN, VALIDATION, Facts, described
 from nabla_tau.methods.amnesiac import amnesiac
 from nabla_tau.methods.bad_teacher import bad_teacher
 from nabla_tau.methods.finetune import finetune
@@ -54,24 +53,3 @@ __all__ = [
     "scrub_rewind",
     "ssd",
 ]
-
-described(
-    Facts(
-        reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); bounds and learning-rate trial are ours",
-        needs=(RETAIN, VALIDATION),
-        passes="E × D_f and as many batches of D_r, D_v at most 16 times; E follows from the sizes of the sets",
-        mode="eval",
-        forgets="any rows, as far as the mean loss of unseen data",
-        keeps="rows that cost as much as unseen data from the start",
-    )
-)(nabla_tau)
-described(
-    Facts(
-        reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024), the image recipe of the authors' notebooks",
-        needs=(RETAIN, VALIDATION),
-        passes="E × D_f and as many batches of D_r, D_v every fifth; E = int(6 n_r / (2 n_f))",
-        mode="eval",
-        forgets="any rows, as far as the mean loss of unseen data",
-        keeps="single rows (α is too small), and sets beyond what its formulas allow",
-    )
-)(nabla_tau_published)

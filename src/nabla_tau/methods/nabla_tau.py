@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 
 from nabla_tau.batches import Batch
+from nabla_tau.facts import RETAIN, VALIDATION, Facts, described
 from nabla_tau.objective import PassMeans, descend
 from nabla_tau.problem import Epoch, Problem
 
@@ -86,6 +87,16 @@ def derive(problem: Problem) -> Settings:
     )
 
 
+@described(
+    Facts(
+        reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); bounds, trial and loss of momentum are ours",
+        needs=(RETAIN, VALIDATION),
+        passes="E × D_f and as many batches of D_r, D_v at most 16 times; E follows from the sizes of the sets",
+        mode="eval",
+        forgets="any rows, as far as the mean loss of unseen data",
+        keeps="rows that cost as much as unseen data from the start",
+    )
+)
 def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     """∇τ without hyperparameters, for any domain and any share of the data.
 
@@ -100,6 +111,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     AdamW with weight decay 1e-2 and a learning rate that falls linearly to a tenth; retain batches follow one another,
     pass after pass; τ is measured before every fifth epoch, at most 16 times; batch norm frozen, dropout off.
+    The first pass with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
     It stops early once no step between two measurements of τ had anything to push and the retain loss is back.
 
     The learning rate is the published 1e-3 or the first of 3e-4, 1e-4, 3e-5, 1e-5 that suits the model: 20 steps on
@@ -148,12 +160,13 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     forget_order, retain = problem.generator(0), retain_batches(problem)
     highest_target = first_target + (LARGEST_RISE - 1) * abs(first_target)
     target_loss, at_rest = first_target, False  # at rest: nothing to push and nothing to repair since τ was measured
+    forget_loss, pushed = -math.inf, False  # of the last pass
     for epoch in range(settings.epochs):
         started = time.perf_counter()
         if epoch and epoch % settings.refresh_target_every == 0:
-            if at_rest:
-                break
             target_loss = min(problem.mean_loss(problem.validation), highest_target)
+            if at_rest and forget_loss >= target_loss:
+                break
         if epoch % settings.refresh_target_every == 0:
             at_rest = True
         alpha = settings.first_alpha * (1 - epoch / settings.epochs)
@@ -172,9 +185,28 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             )
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
         yield done
+        if pushed and not done.ascent_weight:
+            lose_momentum(optimizer)
+        forget_loss, pushed = done.forget_loss or 0.0, bool(done.ascent_weight)
         repaired = done.retain_loss is not None and done.retain_loss <= retain_loss_before
-        at_rest = at_rest and done.ascent_weight == 0 and repaired
+        at_rest = at_rest and not pushed and repaired
         schedule.step()
+
+
+def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Set AdamW's running mean of gradients to zero, so that the ascent does not roll on past its target.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0)
+        >>> weight.sum().backward()
+        >>> optimizer.step()
+        >>> lose_momentum(optimizer)
+        >>> optimizer.state[weight]["exp_avg"]
+        tensor([0.])
+    """
+    for state in optimizer.state.values():
+        state["exp_avg"].zero_()
 
 
 def settle_learning_rate(problem: Problem, target_loss: float) -> tuple[float, float]:
