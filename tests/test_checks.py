@@ -318,6 +318,15 @@ def test_equal_content_is_counted_with_its_rows(task):
     )
 
 
+def test_rows_that_repeat_are_counted(task):
+    original, forget, retain, validation = task
+    again = tuple(torch.cat([column, column[[3, 3]]]) for column in forget)
+    texts = warned(original, forget=again, retain=retain, validation=validation)
+    assert any(
+        text.startswith("forget: 2 of 32 rows repeat the content of rows before them (rows 30, 31)") for text in texts
+    )
+
+
 def test_padding_does_not_hide_a_copy():
     class Bag(nn.Module):
         def __init__(self):

@@ -39,14 +39,16 @@ class Findings:
     Attributes:
         problems: one sentence each; any of them forbids the request.
         warnings: one sentence each.
-        equal: two set names -> positions in the first and the second of rows with equal content.
-        contents: set name -> SHA-256 over the hashes of its rows in their order. Rows could be guessed from it: it
-            leaves the program under a salt only.
+        equal: two set names -> positions in the first and in the second of the rows whose content is in both.
+        repeats: set name, but for the retain set -> positions of the rows whose content stands before them in the set.
+        contents: set name -> sum of the SHA-256 of its rows modulo 2^256. A few rows could be guessed from it: that of
+            forget rows leaves the program under a salt only.
     """
 
     problems: list[str]
     warnings: list[str]
-    equal: dict[tuple[str, str], list[tuple[int, int]]]
+    equal: dict[tuple[str, str], tuple[list[int], list[int]]]
+    repeats: dict[str, list[int]]
     contents: dict[str, Digest]
 
 
@@ -280,7 +282,8 @@ def survey_sets(
 ) -> Findings:
     """Read every set once: problems, and warnings with count and row numbers.
 
-    The smaller sets are hashed, the largest is streamed past the hashes: memory does not grow with it.
+    The sets are hashed but for a retain set larger than the others, which is streamed past the hashes: memory does not
+    grow with it.
 
     Args:
         sets: the sets as the user gave them, by name.
@@ -300,29 +303,45 @@ def survey_sets(
         >>> findings.warnings
         ['forget and retain: 1 rows of retain have the same content as rows of forget ...']
         >>> findings.equal
-        {('forget', 'retain'): [(0, 0)]}
+        {('forget', 'retain'): ([0], [0])}
     """
     order = sorted(sources, key=lambda name: sources[name].size)
-    hashes: dict[str, dict[Digest, int]] = {}
+    hashes: dict[str, dict[Digest, list[int]]] = {name: {} for name in order}
     surveys: dict[str, Survey] = {}
-    equal: dict[tuple[str, str], list[tuple[int, int]]] = {}
-    contents = {name: hashlib.sha256() for name in order}
+    copies: dict[tuple[str, str], list[tuple[Digest, int]]] = {}
+    contents = dict.fromkeys(order, 0)
     problems = Problems()
-    for name in order:
-        mine: dict[Digest, int] | None = None if name == order[-1] else {}
+    for place, name in enumerate(order):
+        streamed = name == "retain" and name == order[-1]
 
-        def on_row(row: int, digest: Digest, name: str = name, mine: dict[Digest, int] | None = mine) -> None:
-            contents[name].update(digest)
-            for other, known in hashes.items():
-                if digest in known:
-                    equal.setdefault((other, name), []).append((known[digest], row))
+        def on_row(
+            row: int,
+            digest: Digest,
+            name: str = name,
+            before: list[str] = order[:place],
+            mine: dict[Digest, list[int]] | None = None if streamed else hashes[name],
+        ) -> None:
+            contents[name] += int.from_bytes(hashlib.sha256(digest).digest())  # a sum: in any order of the rows
+            for other in before:
+                if digest in hashes[other]:
+                    copies.setdefault((other, name), []).append((digest, row))
             if mine is not None:
-                mine.setdefault(digest, row)
+                mine.setdefault(digest, []).append(row)
 
         with problems.gathered(name, "samples that can be read", READING):
             surveys[name] = survey(sources[name], model, loss, outputs, on_row)
-        if mine is not None:
-            hashes[name] = mine
+    equal = {
+        (first, second): (
+            sorted(row for digest in {digest for digest, _ in found} for row in hashes[first][digest]),
+            [row for _, row in found],
+        )
+        for (first, second), found in copies.items()
+    }
+    repeats = {
+        name: repeated
+        for name, rows_of in hashes.items()
+        if name != "retain" and (repeated := sorted(row for rows in rows_of.values() for row in rows[1:]))
+    }
     based = {name: base_rows(data) for name, data in sets.items()}
     numbers = {name: rows for name, (_, rows) in based.items()}
     problems += [
@@ -335,8 +354,10 @@ def survey_sets(
         *_told(surveys, numbers),
         *_perhaps_shared(based),
         *_equal_content(equal, numbers),
+        *_repeated(repeats, surveys, numbers),
     ]
-    return Findings(problems, warnings, equal, {name: content.digest() for name, content in contents.items()})
+    whole = {name: (total % 2**256).to_bytes(32) for name, total in contents.items()}
+    return Findings(problems, warnings, equal, repeats, whole)
 
 
 def skipped_ids(data: Any) -> list[str]:
@@ -461,19 +482,28 @@ def _told(surveys: dict[str, Survey], numbers: dict[str, Any]) -> list[str]:
     ]
 
 
-def _equal_content(equal: dict[tuple[str, str], list[tuple[int, int]]], numbers: dict[str, Any]) -> list[str]:
+def _equal_content(equal: dict[tuple[str, str], tuple[list[int], list[int]]], numbers: dict[str, Any]) -> list[str]:
     warnings = []
     order = list(numbers)
-    for (first, second), pairs in equal.items():
+    for (first, second), (rows, others) in equal.items():
         if order.index(first) > order.index(second):
-            first, second, pairs = second, first, [(b, a) for a, b in pairs]
-        one = _numbered([row for row, _ in pairs], numbers[first])
-        other = _numbered([row for _, row in pairs], numbers[second])
+            first, second, rows, others = second, first, others, rows
         warnings.append(
-            f"{first} and {second}: {len(pairs)} rows of {second} have the same content as rows of {first} ({second} "
-            f"rows {some(other)}; {first} rows {some(one)}): {_consequence(first, second)}."
+            f"{first} and {second}: {len(others)} rows of {second} have the same content as rows of {first} ({second} "
+            f"rows {some(_numbered(others, numbers[second]))}; {first} rows {some(_numbered(rows, numbers[first]))}): "
+            f"{_consequence(first, second)}."
         )
     return warnings
+
+
+def _repeated(repeats: dict[str, list[int]], surveys: dict[str, Survey], numbers: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}: {len(places)} of {surveys[name].size} rows repeat the content of rows before them (rows "
+        f"{some(_numbered(places, numbers[name]))}): "
+        + ("they are left out." if "test" in numbers and name != "validation" else "they count as often as they stand.")
+        for name, places in repeats.items()
+        if name in surveys
+    ]
 
 
 def _consequence(first: str, second: str) -> str:

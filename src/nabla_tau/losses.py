@@ -264,6 +264,9 @@ LOSSES: dict[str, PerSampleLoss] = {
 }
 """Every ready-made loss by its name."""
 
+OWN = "a loss of your own"
+"""The task of a loss that is none of them."""
+
 
 def not_one_each(losses: Any, size: int, loss: PerSampleLoss, where: str) -> str | None:
     """What is wrong with the losses of a batch, if they are not one number per sample.
@@ -289,7 +292,7 @@ def not_one_each(losses: Any, size: int, loss: PerSampleLoss, where: str) -> str
     if not isinstance(losses, Tensor):
         got = type(losses).__name__
         if callable(losses):
-            advice = f"call {name_of(loss)} with its settings and pass what it returns."
+            advice = f"call {_plain_name(loss)} with its settings and pass what it returns."
     elif tuple(losses.shape) == (size,):
         got, advice = f"{losses.dtype} values", "give real floating-point numbers."
     else:
@@ -304,18 +307,36 @@ def ready_made(loss: PerSampleLoss) -> bool:
         >>> ready_made(classification), ready_made(lambda model, batch: model(batch))
         (True, False)
     """
-    return isinstance(loss, TokenLoss) or loss in LOSSES.values()
+    return task_of(loss) != OWN
+
+
+def task_of(loss: PerSampleLoss) -> str:
+    """What a loss reads, by what it is and not by what it is called.
+
+    Returns:
+        A key of `LOSSES`, or `OWN` for a function of the user's own. Any other `TokenLoss` goes by
+        "token_classification" or, where it is shifted, "causal_language_model".
+
+    Example:
+        >>> task_of(regression), task_of(TokenLoss("classification", shifted=True)), task_of(lambda model, batch: 0)
+        ('regression', 'causal_language_model', 'a loss of your own')
+    """
+    name = next((name for name, known in LOSSES.items() if known is loss), None)
+    if name is None and isinstance(loss, TokenLoss):
+        return "causal_language_model" if loss.shifted else "token_classification"
+    return name or OWN
 
 
 def name_of(loss: PerSampleLoss) -> str:
-    """The name a loss goes by in settings.
+    """The name a loss goes by in settings; none of the user's own has that of a ready-made one.
 
     Example:
-        >>> name_of(classification), name_of(causal_language_model)
-        ('classification', 'causal_language_model')
+        >>> from functools import partial
+        >>> name_of(classification), name_of(causal_language_model), name_of(partial(classification))
+        ('classification', 'causal_language_model', 'own classification')
     """
-    inner = getattr(loss, "func", loss)
-    return str(getattr(inner, "name", getattr(inner, "__name__", type(inner).__name__)))
+    name = _plain_name(loss)
+    return f"own {name}" if name in LOSSES and not ready_made(loss) else name
 
 
 def logits_of(model: nn.Module, batch: Batch) -> Tensor:
@@ -382,6 +403,11 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
     if anything and not named:
         return {key: value for key, value in batch.items() if key != label}
     return {key: value for key, value in batch.items() if key in named}
+
+
+def _plain_name(loss: PerSampleLoss) -> str:
+    inner = getattr(loss, "func", loss)
+    return str(getattr(inner, "name", getattr(inner, "__name__", type(inner).__name__)))
 
 
 def _call(model: nn.Module, batch: Batch) -> Any:

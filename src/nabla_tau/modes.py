@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.overrides import TorchFunctionMode
 
 _DROPOUTS = frozenset(
@@ -110,6 +110,32 @@ def unlearning_modes(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Put every buffer back at the end, in place and in its module: some models count their calls in one.
+
+    Example:
+        >>> model = nn.BatchNorm1d(2)
+        >>> with buffers_kept(model):
+        ...     _ = model.train()(torch.ones(4, 2))
+        >>> int(model.num_batches_tracked)
+        0
+    """
+    kept = [
+        (module, name, buffer, None if buffer is None else buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in kept:
+                module._buffers[name] = buffer
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)
+
+
+@contextmanager
 def training_modes(model: nn.Module, original: nn.Module) -> Iterator[None]:
     """Train mode everywhere, inside `unlearning_modes`: what that had switched off is on, and off again at the end.
 
@@ -171,6 +197,17 @@ def statistics_of(model: nn.Module) -> list[Tensor]:
     """
     norms = (module for module in model.modules() if isinstance(module, _NormBase))
     return [statistic for module in norms for statistic in module.buffers(recurse=False)]
+
+
+def reads_the_batch(model: nn.Module) -> list[str]:
+    """Batch norms without running statistics: in every mode, what they give a sample depends on the others.
+
+    Example:
+        >>> reads_the_batch(nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False)))
+        ['1']
+    """
+    norms = ((name, module) for name, module in model.named_modules() if isinstance(module, _BatchNorm))
+    return [name for name, module in norms if module.running_mean is None]
 
 
 def draws_on_the_batch(model: nn.Module) -> list[str]:

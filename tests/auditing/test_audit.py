@@ -2,6 +2,7 @@
 
 import copy
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
-from nabla_tau import InvalidRequest, Report, audit, losses, split
+from nabla_tau import InvalidRequest, Report, Unlearned, audit, losses, split
 from tests.conftest import clusters, fit
 
 TRAIN, TEST = clusters(400, 1, noise=1.0), clusters(300, 3, noise=1.0)
@@ -218,3 +219,151 @@ def test_ids_stand_in_the_report_under_the_salt_alone(original):
     other = audited(original, forget=parts.forget, retain=parts.retain, test=test, salt=b"1" * 32)
     assert set(found.data["sets"]["forget"]["ids"]).isdisjoint(other.data["sets"]["forget"]["ids"])
     assert audited(original).data["sets"]["forget"]["ids"] is None
+
+
+def told(found):
+    return " ".join(found.data["warnings"])
+
+
+def test_every_copy_is_left_out(retrained):
+    """Whichever set is the larger: fifteen test rows that are one forget row are no fifteen unseen samples."""
+    for rows in (60, 20):
+        test = tuple(torch.cat([column[:1].repeat(15, *[1] * (column.ndim - 1)), other[:rows]])
+                     for column, other in zip(FORGET, TEST, strict=True))  # fmt: skip
+        assert audited(retrained[0], test=test).verdict["test_samples"] == rows
+
+
+def test_rows_that_repeat_are_no_further_samples(retrained):
+    whole = TensorDataset(*TEST)
+    with pytest.raises(InvalidRequest, match="test: expected at least 20 comparable samples, got 1"):
+        audited(retrained[0], test=Subset(whole, [7] * 50))
+    found = audited(retrained[0], test=Subset(whole, [*range(100), *range(30)]), forget=Subset(TensorDataset(*FORGET), [
+        *range(80), 5]))  # fmt: skip
+    assert (found.verdict["forget_samples"], found.verdict["test_samples"]) == (80, 100)
+    assert "test: 30 of 130 rows repeat" in told(found)
+    assert "forget: 1 of 81 rows repeat" in told(found)
+
+
+def test_a_stray_row_does_not_hide_that_a_class_was_removed(original):
+    rows = TRAIN[1] == 2
+    astray = rows.clone()
+    astray[[int(rows.nonzero()[0]), int((~rows).nonzero()[0])]] ^= True
+    forget, retain = tuple(c[astray] for c in TRAIN), tuple(c[~astray] for c in TRAIN)
+    found = audited(network(4, retain), forget=forget, retain=retain)
+    assert found.verdict["test_samples"] == int((TEST[1] == 2).sum())
+    assert found.verdict["forget_samples"] == int(rows.sum()) - 1
+    assert "1 forget samples of other classes" in told(found)
+
+
+def test_classes_in_another_mix_are_told(retrained):
+    rows = torch.cat([(FORGET[1] == label).nonzero()[:count, 0] for label, count in ((0, 40), (1, 10), (2, 10))])
+    assert "not mixed alike (class 0 is 67%" in told(audited(retrained[0], forget=tuple(c[rows] for c in FORGET)))
+
+
+def test_the_loss_is_that_of_the_unlearned(retrained):
+    result = Unlearned(retrained[0], [], {"loss": "focal"}, True)
+    with pytest.raises(InvalidRequest, match=r"loss: expected the loss that unlearn.* was given, 'focal'"):
+        audited(result)
+    many = FORGET[0], nn.functional.one_hot(FORGET[1], 3).float()
+    sets = {name: (x, nn.functional.one_hot(y, 3).float()) for name, (x, y) in
+            (("retain", RETAIN), ("test", TEST))}  # fmt: skip
+    with pytest.raises(InvalidRequest, match="fix the task"):
+        audited(retrained[0], forget=many, **sets)
+    result.settings["loss"] = "multi_label"
+    assert audited(result, forget=many, **sets).data["settings"]["audit_loss"] == "multi_label"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("seed", bad) for bad in (-1, 2**70, 1.5, "3")]
+    + [("batch_size", bad) for bad in (0, 1.5, "3")]
+    + [("salt", bad) for bad in ("abc", 5, [1], b"", b"short")]
+    + [("retrained", bad) for bad in (3, [None] * 3, {"a": nn.Linear(6, 3)}, "model")]
+    + [("request", bad) for bad in ("17", {"number": 17})]
+    + [("loss", nn.functional.mse_loss), ("device", "gpu"), ("original", "model")],
+)
+def test_arguments_that_cannot_be_used_are_named(original, argument, value):
+    with pytest.raises(InvalidRequest, match=f"1. {argument}"):
+        audited(original, **{argument: value})
+
+
+def test_models_may_come_alone_or_as_results(original, retrained):
+    with pytest.raises(InvalidRequest, match=r"unlearned model: expected a torch\.nn.Module, got NoneType"):
+        audited(None)
+    result = Unlearned(retrained[0], [], {}, True)
+    found = audited(retrained[1], original=result, retrained=retrained[2])
+    assert [model["name"] for model in found.data["models"]] == ["original", "unlearned", "retrained 1"]
+
+
+def test_models_are_compared_by_what_all_of_them_have(original, retrained):
+    class Half(nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, x):
+            return self.body(x) / 2
+
+    found = audited(retrained[0], original=original, retrained=[Half(retrained[0]), *retrained[1:]])
+    assert "gradient norm" in found.data["absent"]
+    assert "gradient" not in str(found).partition("not available")[0]
+
+
+def test_losses_are_known_by_what_they_are(retrained):
+    class Regression:
+        __name__, __hash__ = "regression", None
+
+        def __call__(self, model, batch):
+            return losses.classification(model, batch)
+
+    for loss, name in ((Regression(), "own regression"), (partial(losses.classification), "own classification")):
+        found = audited(retrained[0], loss=loss).data
+        assert found["settings"]["audit_loss"] == name
+        assert "scores" in found["absent"]
+
+
+def test_what_draws_at_random_is_refused(retrained):
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return super().forward(x + torch.randn_like(x))
+
+    with pytest.raises(InvalidRequest, match="retrained 1 model: expected the same losses each time"):
+        audited(retrained[0], retrained=[Noisy(6, 3)])
+
+    def collate(rows):
+        x, y = torch.utils.data.default_collate(rows)
+        return x + torch.randn_like(x), y
+
+    loader = DataLoader(TensorDataset(*FORGET), batch_size=50, collate_fn=collate)
+    with pytest.raises(InvalidRequest, match=r"forget: expected rows that read the same each time.*collate_fn"):
+        audited(retrained[0], forget=loader)
+
+
+def test_models_that_count_or_read_the_batch():
+    class Counting(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(6, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 3))
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x)
+
+    model = Counting()
+    assert "unlearned: batch norm without running statistics (1)" in told(audited(model))
+    assert model.calls == 0
+
+
+def test_every_model_that_fails_later_is_named(retrained):
+    class Failing(nn.Linear):
+        def forward(self, x):
+            if len(x) == 300 - 256:  # the second batch of the test set
+                raise RuntimeError("no memory")
+            return super().forward(x)
+
+    with pytest.raises(InvalidRequest) as refused:
+        audited(retrained[0], retrained=[Failing(6, 3), nn.Linear(6, 3), Failing(6, 3)])
+    assert [text.split(":")[0] for text in refused.value.problems] == [
+        f"retrained {number} on test" for number in (1, 3)]  # fmt: skip
+    with pytest.raises(InvalidRequest, match=r"1\. retrained 1 model: expected outputs"):
+        audited(retrained[0], retrained=[nn.Linear(7, 3)])

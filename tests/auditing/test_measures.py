@@ -85,10 +85,18 @@ def test_a_removed_class_does_not_count_against_the_retained_ones():
     retain, kept = generator.gamma(1.0, 1.0, (2, 400))
     forget, removed = generator.gamma(20.0, 1.0, (2, 100))
     test, matched = np.r_[removed, kept], np.arange(100)
-    exposure = measured(forget, retain, test, matched)["retain_exposure"]
-    assert exposure["value"] == pytest.approx(0.5, abs=0.05)
-    assert measured(forget, retain, test)["retain_exposure"]["value"] > 0.55
-    assert measured(forget, retain, np.r_[removed, kept[:5]], matched)["retain_exposure"] is None
+
+    def exposure(others, stray=0):
+        sets = {
+            "forget": scores(forget, np.ones(100, int)),
+            "retain": scores(retain, np.repeat([1, 0], [stray, 400 - stray])),
+            "test": scores(test[: 100 + others], np.repeat([1, 0], [100, others])),
+        }
+        return measure_model("unlearned", sets, matched, "my_loss")["retain_exposure"]
+
+    assert exposure(400, stray=1)["value"] == pytest.approx(0.5, abs=0.05)
+    assert exposure(400, stray=100)["value"] > 0.55
+    assert exposure(5) is None
 
 
 @pytest.mark.parametrize("short", range(3))

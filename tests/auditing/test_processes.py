@@ -61,4 +61,4 @@ def test_the_report(of_two):
         two = entries(found["audited"])
         assert two.keys() == alone.keys()
         apart = {path for path, value in alone.items() if not same(value, two[path])}
-        assert apart <= {"created.", "settings.audit_device."}
+        assert apart <= {"created.", "settings.audit_device.", "settings.audit_seconds."}

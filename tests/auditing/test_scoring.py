@@ -1,11 +1,13 @@
 """One pass, in the order of the rows, whatever the batch size, the loader's order or the structure of the batches."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from nabla_tau import losses
+from nabla_tau.auditing.inputs import input_features
 from nabla_tau.auditing.scoring import rows_change, score
 from nabla_tau.engine import start_engine
 from nabla_tau.sets import open_set
@@ -115,3 +117,26 @@ def test_sure_labels_keep_their_odds():
     logits, targets = torch.tensor([[18.0, 14.0, -3.0]] * 10), torch.ones(10, 3)
     p = scored(nn.Identity(), (logits, targets), losses.multi_label).predictions
     assert p / (1 - p) == pytest.approx(logits.double().exp().numpy())
+
+
+def test_what_the_inputs_show_takes_any_inputs():
+    ids, mask = torch.randint(30, (8, 5)), torch.ones(8, 5)
+
+    class Reader(nn.Module):
+        def forward(self, input_ids, attention_mask=None):
+            return input_ids
+
+    def features(**columns):
+        return input_features(Reader(), open_set({**columns, "labels": torch.zeros(8)}, 4))
+
+    plain = features(input_ids=ids, attention_mask=mask)[0]
+    for other in (torch.ones(8, 5, 5), torch.ones(8, 7)):
+        assert (features(input_ids=ids, attention_mask=other)[0] == plain).all()
+    bad = torch.randn(8, 5)
+    bad[2, 1], bad[3, 0] = torch.nan, torch.inf
+    found = features(input_ids=bad)[0]
+    assert np.isfinite(found).all()
+    assert found.shape == (8, 5)
+    sets = (open_set((torch.zeros(8, width), torch.zeros(8)), 4) for width in (5, 6))
+    assert input_features(nn.Identity(), *sets) is None
+    assert not rows_change(open_set((bad, torch.zeros(8)), 4))

@@ -16,22 +16,25 @@ import torch
 from torch import nn
 
 from nabla_tau import checks
+from nabla_tau.auditing.arguments import argument_problems, named_models, naming, recorded_loss
 from nabla_tau.auditing.attacks import boosted_attack
 from nabla_tau.auditing.inputs import input_features
-from nabla_tau.auditing.measures import FEWEST_SAMPLES, PRIMARY, SETS, beside_retained, measure_model
+from nabla_tau.auditing.matching import comparable, what_was_compared
+from nabla_tau.auditing.measures import FEWEST_SAMPLES, PRIMARY, SETS, measure_model
 from nabla_tau.auditing.power import smallest_detectable
 from nabla_tau.auditing.ranks import auc, auc_difference
 from nabla_tau.auditing.record import describe_set
 from nabla_tau.auditing.reference import compare
 from nabla_tau.auditing.report import Report
 from nabla_tau.auditing.samples import FEWEST
-from nabla_tau.auditing.scoring import Numbers, Scores, rows_change, score
+from nabla_tau.auditing.scoring import Numbers, Scores, rows_change, score, scores_change
 from nabla_tau.auditing.verdict import CONTROL_LEVEL, LEVEL, decide
-from nabla_tau.checks import InvalidRequest
+from nabla_tau.batches import Batch
 from nabla_tau.engine import Engine, start_engine
-from nabla_tau.losses import PerSampleLoss, name_of
+from nabla_tau.errors import InvalidRequest, Problems, some
+from nabla_tau.losses import PerSampleLoss, name_of, task_of
 from nabla_tau.memory import PUBLISHED_BATCH_SIZE
-from nabla_tau.modes import unlearning_modes
+from nabla_tau.modes import WithoutDropout, buffers_kept, reads_the_batch, unlearning_modes
 from nabla_tau.randomness import seeded
 from nabla_tau.sets import Source, generators_of
 from nabla_tau.storage import Unlearned, fingerprint
@@ -44,8 +47,8 @@ def audit(
     forget: Any,
     retain: Any,
     test: Any,
-    original: nn.Module | None = None,
-    retrained: Sequence[nn.Module] = (),
+    original: Unlearned | nn.Module | None = None,
+    retrained: Sequence[Unlearned | nn.Module] | nn.Module = (),
     validation: Any = None,
     loss: PerSampleLoss | None = None,
     seed: int = 0,
@@ -60,7 +63,8 @@ def audit(
     samples, so that each number stands beside what doing nothing and what retraining score.
 
     Args:
-        unlearned: what `unlearn` gave back, or any module (then passes and settings are absent, and that is said).
+        unlearned: what `unlearn` gave back, or any module (then passes and settings are absent, and that is said). The
+            other models may be either as well.
         forget: D_f, the samples that were removed.
         retain: D_r, the samples that were kept.
         test: D_t, samples never trained on and not the validation set that gave τ.
@@ -71,8 +75,8 @@ def audit(
         seed: of resampling and permutations.
         batch_size: samples per forward pass; None is 256.
         device: None is Accelerate's choice.
-        salt: secret bytes, to be kept apart from the report; under them the contents of the sets get fingerprints, from
-            which rows cannot be guessed, and so do the ids that `split` chose rows by. None: neither.
+        salt: secret bytes, 16 at least, to be kept apart from the report; under them the contents of the sets get
+            fingerprints, from which rows cannot be guessed, and so do the ids that `split` chose rows by. None: none.
         request: fields of the request as they shall stand in the report (its number, dates, legal basis, ...).
 
     Returns:
@@ -92,25 +96,24 @@ def audit(
         >>> report.verdict["kind"]  # a network that was trained on nothing
         'none_detectable'
     """
-    models = {"original": original, "unlearned": unlearned.model if isinstance(unlearned, Unlearned) else unlearned}
-    models |= {f"retrained {number}": model for number, model in enumerate(retrained, 1)}
-    given = {name: model for name, model in models.items() if model is not None}
+    given, wrong = named_models(unlearned, original, retrained)
+    wrong += argument_problems(seed, batch_size, device, loss, salt, request)
     sets = {"forget": forget, "retain": retain, "test": test}
     if validation is not None:
         sets["validation"] = validation
-    sources, problems = checks.open_sets(sets, batch_size or PUBLISHED_BATCH_SIZE)
+    size = PUBLISHED_BATCH_SIZE if wrong or batch_size is None else batch_size
+    sources, problems = checks.open_sets(sets, size)
+    problems[:0] = wrong
     problems += [
         f"{name}: expected rows in a known order, got a DataLoader with a sampler of its own: give its dataset."
         for name, source in sources.items()
         if name in SETS and source.loader is not None and source.measured is None
     ]
-    problems += [f"{name} {problem}" for name, model in given.items() for problem in _model_problems(model)]
-    if problems:
-        raise InvalidRequest(problems)
+    problems.refuse()
     engine = start_engine(device)
     generators = [generator for data in sets.values() for generator in generators_of(data)]
-    with seeded(seed, generators, on_gpu=engine.device.type == "cuda"):
-        return _Audit(unlearned, given, sets, sources, loss, seed, engine, salt, dict(request or {})).run()
+    with seeded(int(seed), generators, on_gpu=engine.device.type == "cuda"):
+        return _Audit(unlearned, given, sets, sources, loss, int(seed), engine, salt, dict(request or {})).run()
 
 
 @dataclass
@@ -128,23 +131,20 @@ class _Audit:
     def run(self) -> Report:
         started = time.perf_counter()
         loss, findings = self.check_data()
+        dropped = _left_out(findings)
+        _require_enough({name: self.sources[name].size - len(dropped.get(name, ())) for name in SETS})
         scores = self.score_all(loss)
-        dropped = sorted({pair[names.index("test")] for names, pairs in findings.equal.items() if "test" in names
-                          for pair in pairs})  # fmt: skip
+        described = dict(scores["unlearned"])
         for one in scores.values():
-            one["test"] = one["test"].take(np.flatnonzero(~np.isin(one["test"].positions, dropped)))
-        matched = _matched(scores["unlearned"])
-        sizes = len(scores["unlearned"]["forget"]), len(matched)
-        counts = {"forget": sizes[0], "retain": len(scores["unlearned"]["retain"]), "test": sizes[1]}
-        if few := {name: count for name, count in counts.items() if count < FEWEST_SAMPLES}:
-            raise InvalidRequest(
-                [
-                    f"{name}: expected at least {FEWEST_SAMPLES} comparable samples, got {count}: no statement about "
-                    "so few would hold."
-                    for name, count in few.items()
-                ]
-            )
-        task = name_of(loss)
+            for key, places in dropped.items():
+                one[key] = one[key].take(np.flatnonzero(~np.isin(one[key].positions, places)))
+        compared = what_was_compared(scores["unlearned"]["forget"], scores["unlearned"]["test"])
+        kept, matched = comparable(scores["unlearned"]["forget"], scores["unlearned"]["test"])
+        for one in scores.values():
+            one["forget"] = one["forget"].take(kept)
+        sizes = len(kept), len(matched)
+        _require_enough({"forget": sizes[0], "retain": len(scores["unlearned"]["retain"]), "test": sizes[1]})
+        task = task_of(loss)
         measured = [measure_model(name, one, matched, task, seed=self.seed) for name, one in scores.items()]
         controls = self.controls(scores, matched)
         ours = next(row for row in measured if row["name"] == "unlearned")
@@ -166,12 +166,12 @@ class _Audit:
                     self.sets[name],
                     source.size,
                     findings.contents[name],
-                    scores["unlearned"].get(name),
+                    described.get(name),
                     self.salt,
                 )
                 for name, source in self.sources.items()
             },
-            "warnings": findings.warnings + self.another_original(fingerprints),
+            "warnings": findings.warnings + compared + self.doubtful_models(fingerprints),
             "command": None,
             **self.procedure(loss, time.perf_counter() - started),
         }
@@ -183,30 +183,53 @@ class _Audit:
         model = models["unlearned"]
         batches = checks.first_batches(self.sources, self.engine.device)
         with ExitStack() as modes:
+            modes.enter_context(self.engine.autocast())
+            modes.enter_context(WithoutDropout())
             for one in models.values():
                 modes.enter_context(unlearning_modes(one))  # else the statistics of batch norm would move
-            try:
-                loss = self.loss or infer_loss(model, list(batches.values()))
-            except TaskInDoubt as doubt:
-                raise InvalidRequest([f"loss: {doubt}"]) from None
-            outputs = checks.output_size(model, loss, batches["forget"])
-            shapes = {name: checks.output_size(one, loss, batches["forget"]) for name, one in models.items()}
+                modes.enter_context(buffers_kept(one))
+            problems, shapes = Problems(), {}
+            with naming("unlearned", problems):
+                loss = self.choose_loss(model, list(batches.values()))
+            problems.refuse()
+            for name, one in models.items():
+                with naming(name, problems):
+                    shapes[name] = checks.output_size(one, loss, batches["forget"])
+            problems.refuse()
+            outputs = shapes["unlearned"]
             findings = checks.survey_sets(self.sets, self.sources, model, loss, outputs)
-            problems = findings.problems or checks.batch_problems(model, loss, batches)
-        problems = problems + [
-            f"{name}: expected rows that read the same each time, got others (random augmentation?): give the samples "
-            "as the model is used on them, like those that they are compared with."
+            problems += findings.problems or checks.batch_problems(model, loss, batches)
+            for name, one in models.items() if not problems else ():
+                with naming(name, problems):
+                    if scores_change(one, loss, batches["forget"]):
+                        problems.append(
+                            f"{name} model: expected the same losses each time, got others on the first forget batch: "
+                            f"let neither it nor {name_of(loss)} draw at random."
+                        )
+        problems += [
+            f"{name}: expected rows that read the same each time, got others (random augmentation, in dataset or "
+            "collate_fn?): give the samples as the model is used on them, like those that they are compared with."
             for name in SETS
             if rows_change(self.sources[name])
         ]
-        problems = problems + [
+        problems += [
             f"{name}: expected {outputs} outputs as the unlearned model has, got {size}: give models of one kind."
             for name, size in shapes.items()
             if size != outputs
         ]
-        if problems:
-            raise InvalidRequest(problems)
+        problems.refuse()
         return loss, findings
+
+    def choose_loss(self, model: nn.Module, batches: list[Batch]) -> PerSampleLoss:
+        """The one given, or that of `unlearn`, or the one that leaves no doubt.
+
+        Raises:
+            InvalidRequest: if there is doubt, or `unlearn` had one of the user's own.
+        """
+        try:
+            return self.loss or recorded_loss(self.unlearned) or infer_loss(model, batches)
+        except TaskInDoubt as doubt:
+            raise InvalidRequest([f"loss: {doubt}"]) from None
 
     def placed(self, name: str) -> nn.Module:
         """A model on the engine's device; a copy, if it is elsewhere."""
@@ -217,19 +240,20 @@ class _Audit:
         return copy.deepcopy(model).to(self.engine.device)
 
     def score_all(self, loss: PerSampleLoss) -> dict[str, dict[str, Scores]]:
-        """One forward pass per model and set."""
+        """One forward pass per model and set, and of the scores those that every model has."""
         scores: dict[str, dict[str, Scores]] = {}
-        problems = []
+        problems = Problems()
         for name in self.models:
             model = self.placed(name)
             for key in SETS:
-                try:
+                with problems.gathered(f"{name} on {key}", "a loss for every batch", "mend model, set or loss."):
                     scores.setdefault(name, {})[key] = score(model, loss, self.sources[key], self.engine)
-                except ValueError as error:
-                    problems.append(f"{name} on {key}: {error}")
-        if problems:
-            raise InvalidRequest(problems)
-        return scores
+                if self.engine.share[1] > 1:
+                    problems.refuse()  # the others are a set ahead
+        problems.refuse()
+        banks = [one.bank for by_set in scores.values() for one in by_set.values()]
+        shared = [name for name in banks[0] if all(name in bank for bank in banks)]
+        return {name: {key: one.of(shared) for key, one in by_set.items()} for name, by_set in scores.items()}
 
     def controls(self, scores: dict[str, dict[str, Scores]], matched: Numbers) -> dict[str, Any]:
         """Test against test, original against test, and the inputs alone."""
@@ -246,8 +270,8 @@ class _Audit:
                 "p": area.p,
                 "alarm": area.p < LEVEL and area.value > 0.5,
             }
-        sides = [input_features(self.models["unlearned"], self.sources[key]) for key in ("forget", "test")]
-        if sides[0] is not None and sides[1] is not None:
+        sides = input_features(self.models["unlearned"], self.sources["forget"], self.sources["test"])
+        if sides is not None:
             kept = scores["unlearned"]["forget"].positions, test.positions
             blind = boosted_attack(sides[0][kept[0]], sides[1][kept[1]], seed=self.seed)
             found["blind"] = {
@@ -257,13 +281,20 @@ class _Audit:
             }
         return found
 
-    def another_original(self, fingerprints: dict[str, str]) -> list[str]:
-        """A warning, if the original is not the model that was unlearned."""
+    def doubtful_models(self, fingerprints: dict[str, str]) -> list[str]:
+        """Warnings: an original that is not the model that was unlearned, and scores that hang on the batch."""
         settings = self.unlearned.settings if isinstance(self.unlearned, Unlearned) else {}
         expected = settings.get("original_fingerprint")
+        warnings = [
+            f"{name}: batch norm without running statistics ({some(norms)}): the scores of a sample depend on the "
+            "others of its batch."
+            for name, model in self.models.items()
+            if (norms := reads_the_batch(model))
+        ]
         if expected is None or fingerprints.get("original", expected) == expected:
-            return []
-        return ["original: its weights are not those that unlearn() was given; what is said about it may be wrong."]
+            return warnings
+        another = "original: its weights are not those that unlearn() was given; what is said about it may be wrong."
+        return [another, *warnings]
 
     def procedure(self, loss: PerSampleLoss, seconds: float) -> dict[str, Any]:
         """How the model was made and audited, as far as it is known."""
@@ -287,17 +318,24 @@ class _Audit:
         }
 
 
-def _model_problems(model: Any) -> list[str]:
-    """A model to be audited need not be trainable."""
-    return [problem for problem in checks.model_problems(model) if "trainable parameters" not in problem]
+def _left_out(findings: checks.Findings) -> dict[str, list[int]]:
+    """Positions in forget and test set of rows that say nothing more: repeats, and test rows that stand elsewhere."""
+    left = {name: set(findings.repeats.get(name, ())) for name in ("forget", "test")}
+    for names, sides in findings.equal.items():
+        if "test" in names:
+            left["test"].update(sides[names.index("test")])
+    return {name: sorted(places) for name, places in left.items()}
 
 
-def _matched(scores: dict[str, Scores]) -> Numbers:
-    """Test samples comparable to the forget set: where whole classes were removed, those of these classes alone."""
-    forget, retain, test = (scores[key].targets for key in ("forget", "retain", "test"))
-    if forget.ndim == 1 and not np.isin(np.unique(forget), retain).any():
-        return np.flatnonzero(np.isin(test, forget))
-    return np.arange(len(scores["test"]))
+def _require_enough(counts: dict[str, int]) -> None:
+    if few := {name: count for name, count in counts.items() if count < FEWEST_SAMPLES}:
+        raise InvalidRequest(
+            [
+                f"{name}: expected at least {FEWEST_SAMPLES} comparable samples, got {count}: no statement about so "
+                "few would hold."
+                for name, count in few.items()
+            ]
+        )
 
 
 def _pair(scores: dict[str, dict[str, Scores]], matched: Numbers) -> dict[str, Any] | None:
@@ -312,19 +350,19 @@ def _pair(scores: dict[str, dict[str, Scores]], matched: Numbers) -> dict[str, A
     return {
         "auc": {"value": area.value, "low": area.low, "high": area.high},
         "p": area.p,
-        "retain_exposure": _exposure_change(scores, matched),
+        "retain_exposure": _exposure_change(scores),
     }
 
 
-def _exposure_change(scores: dict[str, dict[str, Scores]], matched: Numbers) -> dict[str, Any] | None:
+def _exposure_change(scores: dict[str, dict[str, Scores]]) -> dict[str, Any] | None:
     after, before = (scores[name] for name in ("unlearned", "original"))
-    others = beside_retained(len(after["test"]), matched)
-    if len(others) < FEWEST:
+    retained, others = comparable(after["retain"], after["test"])
+    if min(len(retained), len(others)) < FEWEST:
         return None
     change = auc_difference(
-        after["retain"].bank[PRIMARY],
+        after["retain"].bank[PRIMARY][retained],
         after["test"].bank[PRIMARY][others],
-        other_members=before["retain"].bank[PRIMARY],
+        other_members=before["retain"].bank[PRIMARY][retained],
         other_non_members=before["test"].bank[PRIMARY][others],
     )
     return {"value": change.value, "low": change.low, "high": change.high, "p": change.p}
@@ -358,7 +396,7 @@ def _absent(data: dict[str, Any]) -> dict[str, str]:
     if scores == ["loss"]:
         absent["scores"] = "the loss is not one that the library knows: it is the only score"
     elif "gradient_norm" not in scores:
-        absent["gradient norm"] = "no last linear layer was found whose outputs are the model's"
+        absent["gradient norm"] = "not every model has a last linear layer whose outputs are its own"
     ours = next(model for model in data["models"] if model["name"] == "unlearned")
     if ours["residual"]["fraction"] is None:
         absent["residual fraction"] = "retained and unseen samples cost too much alike for a share between them"

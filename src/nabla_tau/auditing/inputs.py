@@ -14,49 +14,58 @@ from nabla_tau.losses import model_inputs
 from nabla_tau.sets import Source
 
 BUCKETS = 64
+LARGEST = 1e100
 
 
-def input_features(model: nn.Module, source: Source) -> NDArray[np.floating[Any]] | None:
+Features = NDArray[np.floating[Any]]
+
+
+def input_features(model: nn.Module, *sources: Source) -> list[Features] | None:
     """A few numbers per sample from its inputs alone: a random projection, or counts of its tokens.
 
     Args:
         model: says which columns of a dict batch are inputs; it is not run.
-        source: the set.
+        *sources: sets to be compared.
 
     Returns:
-        Shape (n, at most 64), or None where the inputs are no numbers of one shape.
+        One array of shape (n, at most 64) per set, or None where the inputs are no numbers of one shape.
 
     Example:
         >>> from nabla_tau.sets import open_set
-        >>> input_features(nn.Identity(), open_set((torch.randn(9, 3, 8, 8), torch.zeros(9)), 4)).shape
-        (9, 64)
+        >>> [one.shape for one in input_features(nn.Identity(), open_set((torch.randn(9, 3, 8, 8), torch.zeros(9)), 4))]
+        [(9, 64)]
     """
-    parts = [_features(model, batch) for batch in source.ordered()]
-    found = [part for part in parts if part is not None]
-    if len(found) < len(parts) or len({part.shape[1] for part in found}) > 1:
+    parts = [[_features(model, batch) for batch in source.ordered()] for source in sources]
+    widths = {None if part is None else part[1] for side in parts for part in side}
+    if None in widths or len(widths) > 1:
         return None
-    return np.concatenate(found)
+    return [np.concatenate([part[0] for part in side if part is not None]) for side in parts]
 
 
-def _features(model: nn.Module, batch: Batch) -> NDArray[np.floating[Any]] | None:
+def _features(model: nn.Module, batch: Batch) -> tuple[Features, int] | None:
+    """Features of a batch, and how many numbers the inputs of a sample are: 0 for tokens, of any number."""
     inputs: Any
     if isinstance(batch, Mapping):
         inputs = model_inputs(model, batch)
-        if "input_ids" in inputs:
-            return _token_counts(inputs["input_ids"], inputs.get("attention_mask"))
+        tokens = inputs.get("input_ids")
+        if isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
+            return _token_counts(tokens, inputs.get("attention_mask")), 0
     else:
         inputs = batch[:-1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
     size = rows_in(batch)
     columns = [leaf for leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size]
     if not columns:
         return None
-    flat = torch.cat([column.detach().cpu().reshape(size, -1).double() for column in columns], 1).numpy()
-    return random_projection(flat, columns=BUCKETS) if flat.shape[1] > BUCKETS else flat
+    flat = torch.cat([column.detach().cpu().reshape(size, -1).double() for column in columns], 1)
+    flat = torch.nan_to_num(flat, nan=0.0).clamp(-LARGEST, LARGEST)  # what a projection can add up
+    width = flat.shape[1]
+    return random_projection(flat.numpy(), columns=BUCKETS), width
 
 
-def _token_counts(tokens: Tensor, mask: Tensor | None) -> NDArray[np.floating[Any]]:
-    """How often tokens fall into each of 64 buckets; padding does not count."""
-    weights = torch.ones_like(tokens) if mask is None else mask
+def _token_counts(tokens: Tensor, mask: Tensor | None) -> Features:
+    """How often tokens fall into each of 64 buckets; padding does not count, where the mask has an entry per token."""
+    per_token = isinstance(mask, Tensor) and mask.shape == tokens.shape
+    weights = mask if isinstance(mask, Tensor) and per_token else torch.ones_like(tokens)
     counts = torch.zeros(len(tokens), BUCKETS, dtype=torch.float64, device=tokens.device)
     counts.scatter_add_(1, tokens % BUCKETS, weights.double())
     return counts.cpu().numpy()

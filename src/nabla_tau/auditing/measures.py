@@ -11,6 +11,7 @@ from nabla_tau.auditing.attacks import FOLDS, boosted_attack
 from nabla_tau.auditing.bands import bootstrap_interval, mean_interval
 from nabla_tau.auditing.distances import energy_distance, kolmogorov_smirnov
 from nabla_tau.auditing.equivalence import certified_margin, holm
+from nabla_tau.auditing.matching import comparable
 from nabla_tau.auditing.predictions import calibration_error
 from nabla_tau.auditing.ranks import auc
 from nabla_tau.auditing.rates import exact_rate, tpr_at_fpr
@@ -26,6 +27,9 @@ PRIMARY = "loss"
 FEWEST_SAMPLES = FOLDS * FEWEST
 """What each set needs: attack and residual fraction look at halves of it."""
 
+MOST_NATS = np.log(np.finfo(np.float64).max)
+"""A mean loss beyond which there is no perplexity."""
+
 FPRS = (0.01, 0.001)
 SETS = ("forget", "retain", "test")
 Measured = dict[str, Any]
@@ -39,7 +43,7 @@ def measure_model(name: str, scores: dict[str, Scores], matched: Numbers, task: 
         scores: forget, retain and test set -> `Scores`.
         matched: positions among the test scores that are comparable to the forget set; for a removed class, its test
             samples alone.
-        task: name of the per-sample loss.
+        task: what the per-sample loss reads, as `losses.task_of` says.
         seed: of resampling and permutations.
 
     Returns:
@@ -99,7 +103,7 @@ def measure_model(name: str, scores: dict[str, Scores], matched: Numbers, task: 
         "over_forgetting": over,
         "histogram": _histogram(scores),
         "roc": _roc(forget.bank[PRIMARY], test.bank[PRIMARY]),
-        "retain_exposure": _exposure(scores, matched),
+        "retain_exposure": _exposure(scores),
     }  # fmt: skip
 
 
@@ -160,7 +164,8 @@ def _utility(scores: Scores, task: str, seed: int) -> Measured:
         found["mean_absolute_error"] = _interval(mean_interval(np.abs(predictions - targets).mean(1), seed=seed))
     elif "correct" in scores.bank:
         found["token_accuracy"] = _interval(mean_interval(scores.bank["correct"], seed=seed))
-        found["perplexity"] = {key: float(np.exp(value)) for key, value in found["loss"].items()}
+        if max(filter(None, found["loss"].values())) < MOST_NATS:
+            found["perplexity"] = {key: float(np.exp(value)) for key, value in found["loss"].items()}
     return found
 
 
@@ -229,26 +234,11 @@ def _r2(predictions: Numbers, targets: Numbers) -> float:
     return float(r2_score(targets, predictions))
 
 
-def beside_retained(samples: int, matched: Numbers) -> Numbers:
-    """Positions of the test samples comparable to the retain set: where a class was removed, those of the others.
-
-    Args:
-        samples: size of the test set.
-        matched: positions comparable to the forget set.
-
-    Example:
-        >>> beside_retained(4, np.array([1])), beside_retained(3, np.arange(3))
-        (array([0, 2, 3]), array([0, 1, 2]))
-    """
-    everything = np.arange(samples)
-    return np.delete(everything, matched) if len(matched) < samples else everything
-
-
-def _exposure(scores: dict[str, Scores], matched: Numbers) -> Measured | None:
-    others = scores["test"].bank[PRIMARY][beside_retained(len(scores["test"]), matched)]
-    if len(others) < FEWEST:
+def _exposure(scores: dict[str, Scores]) -> Measured | None:
+    retained, others = comparable(scores["retain"], scores["test"])
+    if min(len(retained), len(others)) < FEWEST:
         return None
-    area = auc(scores["retain"].bank[PRIMARY], others)
+    area = auc(scores["retain"].bank[PRIMARY][retained], scores["test"].bank[PRIMARY][others])
     return _estimate(area.value, area.low, area.high)
 
 

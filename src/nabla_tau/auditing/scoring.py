@@ -1,8 +1,8 @@
 """One forward pass over a set, kept for every measure: losses, scores and predictions in the order of the rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,24 +17,22 @@ from nabla_tau.engine import Engine
 from nabla_tau.losses import (
     PerSampleLoss,
     TokenLoss,
-    binary,
-    classification,
     logits_in,
-    multi_label,
-    regression,
+    task_of,
 )
-from nabla_tau.modes import WithoutDropout, unlearning_modes
+from nabla_tau.modes import WithoutDropout, buffers_kept, unlearning_modes
+from nabla_tau.randomness import seeded
 from nabla_tau.sets import Source
 
 Numbers = NDArray[Any]
 
-BANKS: dict[PerSampleLoss, Callable[..., Bank]] = {
-    classification: classification_bank,
-    binary: multi_label_bank,
-    multi_label: multi_label_bank,
-    regression: regression_bank,
+BANKS: dict[str, Callable[..., Bank]] = {
+    "classification": classification_bank,
+    "binary": multi_label_bank,
+    "multi_label": multi_label_bank,
+    "regression": regression_bank,
 }
-"""Per-sample loss -> its bank; token losses have `token_bank`, a loss of the user's own has none."""
+"""Task -> its bank; token losses have `token_bank`, a loss of the user's own has none."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,10 @@ class Scores:
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.bank["loss"])
+
+    def of(self, names: Iterable[str]) -> "Scores":
+        """The same with some of the scores."""
+        return replace(self, bank={name: self.bank[name] for name in names})
 
     def take(self, rows: Numbers) -> "Scores":
         """The same for some of the rows."""
@@ -94,7 +96,7 @@ def score(model: nn.Module, loss: PerSampleLoss, source: Source, engine: Engine)
         (3, [1.0, 1.0, 0.0])
     """
     parts: list[tuple[int, int, dict[str, Numbers]]] = []
-    with torch.no_grad(), unlearning_modes(model), _recording(model) as record:
+    with torch.no_grad(), unlearning_modes(model), buffers_kept(model), _recording(model) as record:
         for number, batch in enumerate(source.ordered(engine.share)):
             if batch is not None and (
                 part := _score_batch(model, loss, to_device(batch, engine.device), engine, record)
@@ -111,12 +113,11 @@ def score(model: nn.Module, loss: PerSampleLoss, source: Source, engine: Engine)
     return scores
 
 
-def rows_change(source: Source, rows: int = 8) -> bool:
+def rows_change(source: Source) -> bool:
     """Whether a set reads differently the second time, as under random augmentation: then its losses are not its own.
 
     Args:
-        source: the set.
-        rows: how many of its first rows are read twice.
+        source: the set; its first batch is read twice, by dataset and collate_fn.
 
     Returns:
         True if any number differs.
@@ -126,21 +127,38 @@ def rows_change(source: Source, rows: int = 8) -> bool:
         >>> rows_change(open_set([(torch.ones(3), 0), (torch.zeros(3), 1)], batch_size=2))
         False
     """
-    places = torch.arange(min(rows, source.size))
+    with seeded(0):
+        first = list(leaves(next(iter(source.ordered()))))
+    with seeded(1):
+        again = list(leaves(next(iter(source.ordered()))))
+    return len(first) != len(again) or any(not _equal(one, two) for one, two in zip(first, again, strict=True))
 
-    def read() -> Any:
-        if source.loader is not None:
-            return [source.loader.dataset[place] for place in places.tolist()]
-        assert source.fetch is not None
-        return source.fetch(places)
 
-    first, again = leaves(read()), leaves(read())
-    return any(not _equal(one, two) for one, two in zip(first, again, strict=True))
+def scores_change(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> bool:
+    """Whether a model or a loss draws at random: the same batch costs something else the second time.
+
+    Args:
+        model: in the modes to be scored in, on the device of the batch.
+        loss: per-sample loss.
+        batch: any batch.
+
+    Example:
+        >>> batch = torch.ones(3, 2), torch.zeros(3)
+        >>> scores_change(nn.Identity(), lambda model, batch: model(batch[0]).mean(1) + torch.randn(3), batch)
+        True
+    """
+    with torch.no_grad(), seeded(0):
+        first = loss(model, batch)
+    with torch.no_grad(), seeded(1):
+        again = loss(model, batch)
+    return not torch.allclose(first, again, rtol=1e-4, atol=1e-6, equal_nan=True)  # a GPU may add up in any order
 
 
 def _equal(one: Any, two: Any) -> bool:
-    both_tensors = isinstance(one, Tensor) and isinstance(two, Tensor)
-    return torch.equal(one, two) if both_tensors else np.array_equal(np.asarray(one), np.asarray(two))
+    """Equal, NaN to NaN too."""
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
+        return one.shape == two.shape and bool(((one == two) | ((one != one) & (two != two))).all())
+    return bool(np.array_equal(np.asarray(one), np.asarray(two)))
 
 
 def _require_finite(scores: Scores) -> None:
@@ -207,7 +225,7 @@ def _from_outputs(
         if loss.shifted:
             logits, labels = logits[:, :-1], labels[:, 1:]
         return token_bank(logits, labels), nothing, nothing
-    if loss not in BANKS:
+    if (task := task_of(loss)) not in BANKS:
         return {}, nothing, nothing
     logits, target = logits_in(record.output), target_of(batch)
     features = None
@@ -216,11 +234,11 @@ def _from_outputs(
         if torch.equal(output.to(logits.dtype), logits):
             features = inputs
     logits, target = _where_float64_is(logits), _where_float64_is(target)
-    bank = BANKS[loss](logits, target, None if features is None else _where_float64_is(features))
+    bank = BANKS[task](logits, target, None if features is None else _where_float64_is(features))
     flat = logits.reshape(len(logits), -1)
-    if loss is classification:
+    if task == "classification":
         return bank, flat.softmax(1), target
-    predictions = flat if loss is regression else flat.double().sigmoid()  # 1 − p is exact where p is nearly 1
+    predictions = flat if task == "regression" else flat.double().sigmoid()  # 1 − p is exact where p is nearly 1
     return bank, predictions, target.reshape(len(target), -1)
 
 

@@ -1,0 +1,101 @@
+"""Which samples of two sets may be compared: those of the same classes."""
+
+import numpy as np
+from scipy.stats import chi2_contingency
+
+from nabla_tau.auditing.scoring import Numbers, Scores
+from nabla_tau.auditing.verdict import CONTROL_LEVEL
+from nabla_tau.errors import some
+
+STRAY = 0.1
+"""A class whose share of a set is less than this part of its share of the test set is there by stray rows alone."""
+
+UNEVEN = 0.1
+"""Total variation distance from which two mixes of classes are told to differ."""
+
+
+def shared_classes(targets: Numbers, test: Numbers) -> Numbers:
+    """The classes that a set consists of, but for stray rows: those to compare it with unseen samples of.
+
+    A class of the test set counts where its share of the set is at least 0.1 of its share of the test set. So a class
+    that was removed as a whole is compared with unseen samples of that class, whatever single rows went astray; a set
+    that was drawn at random has all classes.
+
+    Args:
+        targets: classes of the set, shape (n,).
+        test: classes of the test set, shape (m,).
+
+    Returns:
+        Classes, shape (C',), rising.
+
+    Example:
+        >>> shared_classes(np.array([2] * 99 + [0]), np.array([0, 1, 2] * 20))
+        array([2])
+    """
+    classes, counts = np.unique(test, return_counts=True)
+    shares = np.array([(targets == label).mean() for label in classes])
+    found: Numbers = classes[shares >= STRAY * counts / len(test)]
+    return found
+
+
+def comparable(scores: Scores, test: Scores) -> tuple[Numbers, Numbers]:
+    """Positions in a set and in the test set of the samples that are of the same classes.
+
+    Args:
+        scores: the set.
+        test: the test set.
+
+    Returns:
+        Positions, each rising; all of them where samples have no class.
+
+    Example:
+        >>> def scored(classes):
+        ...     return Scores({"loss": np.zeros(len(classes))}, np.zeros(0), np.array(classes), np.arange(len(classes)))
+        >>> comparable(scored([2, 2, 1]), scored([0, 1, 2, 2]))
+        (array([0, 1, 2]), array([1, 2, 3]))
+    """
+    if scores.targets.ndim != 1 or not len(test) or not len(scores):
+        return np.arange(len(scores)), np.arange(len(test))
+    classes = shared_classes(scores.targets, test.targets)
+    return np.flatnonzero(np.isin(scores.targets, classes)), np.flatnonzero(np.isin(test.targets, classes))
+
+
+def what_was_compared(forget: Scores, test: Scores) -> list[str]:
+    """Sentences for the report: which classes, which rows were left out, and whether the classes stand alike.
+
+    Args:
+        forget: the forget set, before any of it was left out.
+        test: the test set, likewise.
+
+    Example:
+        >>> def scored(classes):
+        ...     return Scores({"loss": np.zeros(len(classes))}, np.zeros(0), np.array(classes), np.arange(len(classes)))
+        >>> for sentence in what_was_compared(scored([2] * 99 + [0]), scored([0, 1, 2] * 20)):
+        ...     print(sentence)
+        forget and test: 99 forget samples of classes 2 are compared with the 20 test samples of these classes; left out
+        are 1 forget samples of other classes (places 99).
+    """
+    mine, others = comparable(forget, test)
+    if forget.targets.ndim != 1 or not len(mine) or not len(others):
+        return []
+    told = []
+    if len(mine) < len(forget) or len(others) < len(test):
+        stray = np.setdiff1d(forget.positions, forget.positions[mine]).tolist()
+        told.append(
+            f"forget and test: {len(mine)} forget samples of classes {some(np.unique(forget.targets[mine]).tolist())} "
+            f"are compared with the {len(others)} test samples of these classes"
+            + (f"; left out are {len(stray)} forget samples of other classes (places {some(stray)})." if stray else ".")
+        )
+    sides = forget.targets[mine], test.targets[others]
+    classes = np.unique(np.concatenate(sides))
+    table = np.array([[(side == label).sum() for label in classes] for side in sides])
+    shares = table / table.sum(1, keepdims=True)
+    distance = np.abs(shares[0] - shares[1]).sum() / 2
+    if len(classes) > 1 and distance > UNEVEN and chi2_contingency(table).pvalue < CONTROL_LEVEL:
+        worst = np.abs(shares[0] - shares[1]).argmax()
+        told.append(
+            f"forget and test: their classes are not mixed alike (class {classes[worst]} is {shares[0][worst]:.0%} of "
+            f"forget, {shares[1][worst]:.0%} of test): what tells them apart may be the class; audit classes apart, or "
+            "give a test set of the same mix."
+        )
+    return told
