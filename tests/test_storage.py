@@ -81,6 +81,8 @@ def test_between_the_two_files_the_folder_is_no_result(result, tmp_path, monkeyp
         result.save(tmp_path / "request")
     with pytest.raises(FileNotFoundError, match=r"without unlearning\.json the writing did not finish"):
         load(tmp_path / "request", Tied())
+    monkeypatch.undo()
+    result.save(tmp_path / "request")  # nothing is in the way of another attempt
 
 
 def test_damaged_or_foreign_files(result, tmp_path):
@@ -93,11 +95,39 @@ def test_damaged_or_foreign_files(result, tmp_path):
     (folder / "model.safetensors").write_bytes(weights)
     with pytest.raises(ValueError, match="restore the file"):
         load(folder, Tied())
-    for text, words in (("{", "Expected JSON"), ('{"epochs": []}', "without"), ("[1]", "without")):
+    for text, words in (("{", "Expected JSON"), ('{"epochs": []}', "without"), ("[1]", "got a list")):
         (folder / "unlearning.json").write_text(text)
         with pytest.raises(ValueError, match=words):
             load(folder, Tied())
     assert json.loads(record)["format"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", [{"foo": 1}]),
+        ("epochs", 3),
+        ("epochs", [{"alpha": "much"}]),
+        ("settings", []),
+        ("format", 99),
+        ("reached_target", "no"),
+        ("warnings", 5),
+        ("warnings", [5]),
+        ("seconds", "long"),
+    ],
+)
+def test_a_record_that_save_does_not_write_is_named(result, tmp_path, name, value):
+    path = result.save(tmp_path / "request") / "unlearning.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(ValueError, match=name):
+        load(tmp_path / "request", Tied())
+
+
+def test_what_it_is_loaded_into(tmp_path):
+    folder = Unlearned(nn.ReLU(), [], {}, True).save(tmp_path / "request")
+    assert list(load(folder, nn.ReLU()).model.parameters()) == []
+    with pytest.raises(TypeError, match="got OrderedDict"):
+        load(folder, nn.ReLU().state_dict())
 
 
 def test_no_pickle_is_loaded(result, tmp_path):

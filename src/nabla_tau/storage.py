@@ -2,13 +2,14 @@
 
 import copy
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,18 @@ from torch import nn
 from nabla_tau.problem import Epoch
 
 WEIGHTS, RECORD = "model.safetensors", "unlearning.json"
+FORMAT = 1
+
+# What the record holds that is read back.
+_KINDS: dict[str, Any] = {
+    "format": int,
+    "weights_sha256": str,
+    "epochs": list,
+    "settings": dict,
+    "reached_target": bool,
+    "warnings": list,
+    "seconds": int | float,
+}
 
 
 @dataclass
@@ -114,14 +127,13 @@ class Unlearned:
         with _staging(target) as staging:
             save_model(self.model, str(staging / WEIGHTS))
             saved = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"format": 1, "saved": saved, "weights_sha256": sha256(staging / WEIGHTS), **self.record()}
+            record = {"format": FORMAT, "saved": saved, "weights_sha256": sha256(staging / WEIGHTS), **self.record()}
             (staging / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             for name in (WEIGHTS, RECORD):
                 _flush(staging / name)
             target.mkdir(parents=True, exist_ok=True)
             require_free(target)
-            for name in (WEIGHTS, RECORD):  # the record last: a folder with a record is complete
-                os.replace(staging / name, target / name)
+            move_whole(staging, target, [WEIGHTS, RECORD])  # the record last: a folder with a record is complete
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         return target
@@ -139,6 +151,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
 
     Raises:
         FileNotFoundError: if a file is missing.
+        TypeError: if `model` is no module.
         ValueError: if weights or record are damaged, or the weights belong to another architecture.
 
     Example:
@@ -148,6 +161,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
         >>> back.settings["seed"], bool((back.model.weight == result.model.weight).all())
         (3, True)
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"Expected a torch.nn.Module of the saved architecture, got {type(model).__name__}.")
     source = Path(folder)
     for name in (RECORD, WEIGHTS):
         if not (source / name).is_file():
@@ -162,7 +177,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
         )
     loaded = copy.deepcopy(model)
     try:
-        load_model(loaded, source / WEIGHTS, device=str(next(iter(model.parameters())).device))
+        load_model(loaded, source / WEIGHTS, device=_device_of(model))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"Expected a model of the architecture that was saved, got one that its weights do not fit: {error}"
@@ -175,6 +190,32 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
         warnings=record["warnings"],
         seconds=record["seconds"],
     )
+
+
+def move_whole(staging: Path, target: Path, names: Sequence[str]) -> None:
+    """Move files of which each says nothing without the others; if one cannot be, none stays.
+
+    Args:
+        staging: where they are, on the same disk.
+        target: a folder without files of these names.
+        names: in the order in which they appear.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as staging, tempfile.TemporaryDirectory() as target:
+        ...     _ = (Path(staging) / "a").write_text("one")
+        ...     move_whole(Path(staging), Path(target), ["a"])
+        ...     os.listdir(target)
+        ['a']
+    """
+    moved: list[Path] = []
+    try:
+        for name in names:
+            os.replace(staging / name, target / name)
+            moved.append(target / name)
+    except BaseException:
+        for path in moved:
+            path.unlink()
+        raise
 
 
 def require_free(folder: Path) -> None:
@@ -200,7 +241,23 @@ def require_free(folder: Path) -> None:
         raise FileExistsError(
             f"Expected a folder without {' and '.join(taken)}, got {folder}: choose another folder or move the file."
         )
-    for place in {_nearest(folder), _nearest(folder.absolute().parent)}:  # files are put together beside the folder
+    require_writable(folder, folder.absolute().parent)  # files are put together beside the folder
+
+
+def require_writable(*folders: Path) -> None:
+    """Make sure that files could be written into folders, or that these could be made.
+
+    Raises:
+        NotADirectoryError: if one would lie below a file.
+        PermissionError: if one, or the folder it would be made in, cannot be written to.
+
+    Example:
+        >>> require_writable(Path(os.devnull) / "request-17")
+        Traceback (most recent call last):
+        NotADirectoryError: Expected a folder, got /dev/null/request-17 below the file /dev/null: choose another name.
+    """
+    for folder in folders:
+        place = _nearest(folder)
         if not place.is_dir():
             raise NotADirectoryError(f"Expected a folder, got {folder} below the file {place}: choose another name.")
         if not os.access(place, os.W_OK | os.X_OK):
@@ -245,12 +302,36 @@ def _staging(target: Path) -> Iterator[Path]:
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"weights_sha256", "epochs", "settings", "reached_target", "warnings", "seconds"} - set(record)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"Expected JSON in {path}, got something else: {error}") from error
-    if missing:
-        raise ValueError(f"Expected a record of unlearning in {path}, got one without {', '.join(sorted(missing))}.")
+    wanted = f"Expected a record of unlearning in {path}, got"
+    if not isinstance(record, dict):
+        raise ValueError(f"{wanted} a {type(record).__name__}.")
+    if missing := sorted(set(_KINDS) - set(record)):
+        raise ValueError(f"{wanted} one without {', '.join(missing)}.")
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(record[name], kind)]
+    wrong += [] if wrong or all(isinstance(text, str) for text in record["warnings"]) else ["warnings"]
+    wrong += [] if wrong or all(_is_epoch(epoch) for epoch in record["epochs"]) else ["epochs"]
+    if wrong:
+        raise ValueError(f"{wanted} other than it writes under {', '.join(wrong)}: restore the file.")
+    if record["format"] != FORMAT:
+        raise ValueError(f"{wanted} format {record['format']}, of which {FORMAT} is known: install a newer nabla-tau.")
     return record
+
+
+def _is_epoch(epoch: Any) -> bool:
+    """Whether it is one that `Epoch` takes: its names, each with a number or nothing."""
+    names = {field.name for field in fields(Epoch)}
+    return (
+        isinstance(epoch, dict)
+        and set(epoch) <= names
+        and all(value is None or type(value) in (int, float) for value in epoch.values())
+    )
+
+
+def _device_of(model: nn.Module) -> str:
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return "cpu" if tensor is None else str(tensor.device)
 
 
 def _writes() -> bool:
