@@ -200,6 +200,9 @@ def move_whole(staging: Path, target: Path, names: Sequence[str]) -> None:
         target: a folder without files of these names.
         names: in the order in which they appear.
 
+    Raises:
+        OSError: if one cannot be moved.
+
     Example:
         >>> with tempfile.TemporaryDirectory() as staging, tempfile.TemporaryDirectory() as target:
         ...     _ = (Path(staging) / "a").write_text("one")

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nabla_tau.auditing.page import page
+from nabla_tau.storage import move_whole, require_writable
 
 REPORT, PAGE = "report.json", "report.html"
 
@@ -36,6 +37,7 @@ class Report:
         console = Console(width=80, record=True, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
         console.print(self.verdict["sentence"])
         console.print(self.verdict["over_forgetting"])
+        console.print(self.verdict["advice"])
         console.print(self._table())
         for line in self._controls():
             console.print(line)
@@ -71,8 +73,7 @@ class Report:
         with tempfile.TemporaryDirectory(prefix=".report-", dir=target) as staging:
             for name, content in ((REPORT, text), (PAGE, page(self.data))):
                 (Path(staging) / name).write_text(content, encoding="utf-8", errors="replace")
-            for name in (PAGE, REPORT):  # the report last: a folder with report.json is complete
-                os.replace(Path(staging) / name, target / name)
+            move_whole(Path(staging), target, [PAGE, REPORT])  # the report last: a folder with report.json is complete
         return target
 
     @classmethod
@@ -95,8 +96,8 @@ class Report:
             many = f"retrained, mean of {len(column)}" if len(column) > 1 else column[0]["name"]
             table.add_column(many, justify="right", no_wrap=len(column) == 1)
         rows = [_rows(model) for model in models]
-        for label in rows[0]:
-            of = {model["name"]: row[label] for model, row in zip(models, rows, strict=True)}
+        for label in dict.fromkeys(label for row in rows for label in row):
+            of = {model["name"]: row.get(label) for model, row in zip(models, rows, strict=True)}
             table.add_row(label, *(_short([of[model["name"]] for model in column]) for column in columns))
         return table
 
@@ -116,10 +117,12 @@ class Report:
 
 
 def require_no_report(folder: Path) -> None:
-    """Make sure that no report would be overwritten.
+    """Make sure, before models are run, that a report could be written and none would be overwritten.
 
     Raises:
         FileExistsError: if there is one.
+        NotADirectoryError: if the folder would lie below a file.
+        PermissionError: if nothing can be written there.
 
     Example:
         >>> require_no_report(Path("no such folder"))
@@ -129,6 +132,7 @@ def require_no_report(folder: Path) -> None:
         raise FileExistsError(
             f"Expected a folder without {' and '.join(taken)}, got {folder}: choose another folder or move the file."
         )
+    require_writable(folder)
 
 
 def _rows(model: dict[str, Any]) -> dict[str, Any]:
