@@ -1,6 +1,7 @@
 """The command line as a user meets it: commands, exit codes, JSON, and errors that say what to do."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from nabla_tau import load
+from nabla_tau import Report, load
 from nabla_tau.cli import INTERRUPTED, REFUSED, WITH_RESERVATIONS, app
 from nabla_tau.storage import Unlearned
 from nabla_tau.unlearning import Request
@@ -228,11 +229,11 @@ def test_audit_writes_report_and_page_beside_the_run(tmp_path):
     again = run("audit", folder, target)
     assert again.exit_code == REFUSED
     assert "report.json" in again.stderr
-    for name in ("report.json", "report.html"):
-        (folder / name).unlink()
     fingerprints = [found["fingerprint"] for found in reported["sets"].values()]
     assert len(set(fingerprints)) == 4
-    salted = json.loads(run("audit", folder, target, "--salt", salt, "--json").stdout)["sets"]
+    other = ("--output", tmp_path / "again", "--salt", salt)
+    salted = json.loads(run("audit", folder, target, *other, "--json").stdout)["sets"]
+    assert (tmp_path / "again" / "report.html").exists()
     assert [found["fingerprint"] for found in salted.values()] == fingerprints
     assert salt.stat().st_mode & 0o077 == 0
 
@@ -241,6 +242,45 @@ def test_a_salt_beside_the_report_is_refused(tmp_path):
     result = run("audit", tmp_path / "run", f"{PROJECT}:audited", "--salt", tmp_path / "run" / "salt")
     assert result.exit_code == REFUSED
     assert "kept apart" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "words"), [(".", "directory"), ("nowhere/salt", "No such file"), ("binary", "decode"), ("short", "32")]
+)
+def test_a_salt_that_cannot_be_read_is_named(tmp_path, place, words):
+    Unlearned(my_project.network(), [], {}, True).save(tmp_path / "run")
+    (tmp_path / "binary").write_bytes(b"\xff" * 64)
+    (tmp_path / "short").write_text("short")
+    result = run("audit", tmp_path / "run", f"{PROJECT}:audited", "--salt", tmp_path / place)
+    assert result.exit_code == REFUSED
+    assert words in result.stderr
+
+
+def test_a_refused_audit_leaves_no_salt(tmp_path):
+    Unlearned(my_project.network(), [], {"loss": "focal"}, True).save(tmp_path / "run")
+    result = run("audit", tmp_path / "run", f"{PROJECT}:audited", "--salt", tmp_path / "salt")
+    assert "focal" in result.stderr
+    assert not (tmp_path / "salt").exists()
+
+
+def test_a_report_that_cannot_be_saved_is_kept_elsewhere(tmp_path, monkeypatch):
+    folder = Unlearned(my_project.network(), [], {}, True).save(tmp_path / "run")
+    assert (
+        run("audit", folder, f"{PROJECT}:audited", "--output", folder / "model.safetensors" / "x").exit_code == REFUSED
+    )
+
+    def full(source, target, plain=os.replace):
+        if Path(target) == folder / "report.json":
+            raise OSError("No space left on device")
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    reported = json.loads(run("audit", folder, f"{PROJECT}:audited", "--json").stdout)
+    assert "No space left on device" in reported["warnings"][-1]
+    assert not (folder / "report.html").exists()
+    saved = Report.load(reported["output"]).data["warnings"][-1]
+    assert saved == reported["warnings"][-1]
+    shutil.rmtree(reported["output"])
 
 
 def test_an_audit_needs_a_test_set(tmp_path):

@@ -2,7 +2,7 @@
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,12 +127,13 @@ def loss_problems(loss: Any) -> list[str]:
     ]
 
 
-def open_sets(sets: Sets, batch_size: int) -> tuple[dict[str, Source], Problems]:
+def open_sets(sets: Sets, batch_size: int, sharing_ids: Collection[str] = ()) -> tuple[dict[str, Source], Problems]:
     """Make every set readable; what is wrong with them, as far as it shows without reading them.
 
     Args:
         sets: forget, retain and validation set by name.
         batch_size: samples per batch, where a set is no `DataLoader`.
+        sharing_ids: sets that may hold rows of ids that are to be forgotten.
 
     Returns:
         The sets that can be read, by name, and one sentence per problem.
@@ -163,7 +164,7 @@ def open_sets(sets: Sets, batch_size: int) -> tuple[dict[str, Source], Problems]
                     "leaves out what does not fill one: use drop_last=False."
                 )
     if not problems:
-        problems.extend([*_shared_rows(based), *_shared_ids(sets, based)])
+        problems.extend([*_shared_rows(based), *_shared_ids(sets, based, sharing_ids)])
     return sources, problems
 
 
@@ -422,14 +423,14 @@ def _same_data(first: Any, second: Any) -> bool:
     return bool(one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.numel())
 
 
-def _shared_ids(sets: Sets, based: dict[str, BaseRows]) -> list[str]:
+def _shared_ids(sets: Sets, based: dict[str, BaseRows], sharing: Collection[str]) -> list[str]:
     forget = chosen_rows(sets["forget"])
     if forget is None or forget.ids is None or forget.id_column is None:
         return []
     problems = []
     wanted = {str(value) for value in forget.ids}
     for name, (base, numbers) in based.items():
-        if name == "forget" or numbers is None:
+        if name == "forget" or name in sharing or numbers is None:
             continue
         mine = chosen_rows(sets[name])
         try:

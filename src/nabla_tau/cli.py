@@ -22,6 +22,7 @@ from nabla_tau.bench.cli import app as bench
 from nabla_tau.errors import InvalidRequest, told
 
 if TYPE_CHECKING:
+    from nabla_tau.auditing.report import Report
     from nabla_tau.storage import Unlearned
 
 REFUSED, WITH_RESERVATIONS, INTERRUPTED = 1, 3, 130
@@ -161,7 +162,7 @@ def unlearn(
         with progress_bar(err) as (say, step):
             say("unlearning")
             unlearned = Request(**arguments, on_step=step).run()
-        folder = save(unlearned, output or Path())
+        folder = save(unlearned, output or Path(), unlearned.warnings)
         if is_main():
             if as_json:
                 print_json({"output": str(folder), **unlearned.record()})
@@ -178,7 +179,7 @@ def unlearn(
     "Exit code 3: done and saved, but the verdict is another than that nothing was detectable."
 )
 def audit(
-    run: Annotated[Path, typer.Argument(help="Folder that unlearn wrote to; the report is written beside it.")],
+    run: Annotated[Path, typer.Argument(help="Folder that unlearn wrote to.")],
     target: Annotated[
         str,
         typer.Argument(
@@ -187,6 +188,9 @@ def audit(
             callback=well_formed,
         ),
     ],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for report.json and report.html (default: RUN itself).")
+    ] = None,
     forget: IdsOption = None,
     id_column: ColumnOption = None,
     skip_unknown: SkipOption = False,
@@ -214,15 +218,16 @@ def audit(
         from nabla_tau.project import read_project
         from nabla_tau.storage import load, sha256
 
-        require_no_report(run)
-        secret = None if salt is None else read_salt(salt, run)
+        folder = output or run
+        require_no_report(folder)
         fields = read_fields(request or [])
         ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
         arguments = read_project(target, **ids, command="audit")  # type: ignore[arg-type]
         options = {"seed": seed, "batch_size": batch_size, "device": device}
         arguments.update({name: value for name, value in options.items() if value is not None})
         original = arguments.pop("model")
-        report = make_audit(load(run, original), original=original, salt=secret, request=fields, **arguments)
+        with salt_of(salt, folder) as secret:
+            report = make_audit(load(run, original), original=original, salt=secret, request=fields, **arguments)
         command = ["nabla-tau", "audit", str(run), target]
         command += ["--forget", str(forget), "--id-column", str(id_column)] if forget is not None else []
         command += ["--skip-unknown"] if skip_unknown else []
@@ -231,10 +236,12 @@ def audit(
         for field in request or []:
             command += ["--request", field]
         report.data["command"] = shlex.join(command)
-        report.data["settings"]["unlearning_record_sha256"] = sha256(run / "unlearning.json")
+        record = run / "unlearning.json"
+        report.data["settings"]["unlearning_saved"] = json.loads(record.read_text(encoding="utf-8")).get("saved")
+        report.data["settings"]["unlearning_record_sha256"] = sha256(record)
         del report.data["absent"]["command"]
         if is_main():
-            folder = report.save(run)
+            folder = save(report, folder, report.data["warnings"])
             if as_json:
                 print_json({"output": str(folder), **report.data})
             else:
@@ -321,28 +328,42 @@ def read_fields(fields: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def read_salt(path: Path, run: Path) -> bytes:
-    """The secret in a file; a new one, for its owner alone to read, if there is none."""
+@contextmanager
+def salt_of(path: Path | None, run: Path) -> Iterator[bytes | None]:
+    """The secret in a file; a new one, for its owner alone to read, if there is none and what it is for succeeds."""
+    if path is None:
+        yield None
+        return
     if run.resolve() in path.resolve().parents:
         raise ValueError(f"Expected a salt kept apart from the report, got {path} inside {run}: choose another place.")
-    if not path.exists():
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-    text = path.read_text(encoding="utf-8").strip()
+    made = False
+    try:
+        if not path.exists():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                made = True
+                file.write(secrets.token_hex(32) + "\n")
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"Expected a text file for the salt, or a place for one, got {path}: {error}.") from error
     if len(text) < 32:
         raise ValueError(f"Expected a salt of at least 32 characters, got {len(text)} in {path}: use another file.")
-    return text.encode()
+    try:
+        yield text.encode()
+    except BaseException:
+        if made:
+            path.unlink()
+        raise
 
 
-def save(unlearned: "Unlearned", output: Path) -> Path:
+def save(result: "Unlearned | Report", output: Path, warned: list[str]) -> Path:
     """Save where it was asked for; if that fails, where it cannot be lost."""
     try:
-        return unlearned.save(output)
+        return result.save(output)
     except OSError as error:
-        folder = unlearned.save(Path(tempfile.mkdtemp(prefix="nabla-tau-")))
-        unlearned.warnings.append(f"{output} could not be written ({error}); the result is in {folder}.")
-        warnings.warn(unlearned.warnings[-1], stacklevel=2)
-        return folder
+        folder = Path(tempfile.mkdtemp(prefix="nabla-tau-"))
+        warned.append(f"{output} could not be written ({error}); the result is in {folder}.")
+        warnings.warn(warned[-1], stacklevel=2)
+        return result.save(folder)
 
 
 def first_free(folder: Path) -> Path:

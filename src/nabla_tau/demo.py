@@ -257,11 +257,12 @@ def verdict(demo: Demo) -> str:
         ...     result = Attack(accuracy, accuracy - 0.05, accuracy + 0.05, samples=100)
         ...     return Scores(name, 0.9, 0.9, 0.5, result, result, np.ones(100), np.ones(100))
         >>> unlearned = Unlearned(nn.Identity(), [], {}, reached_target=True)
+        >>> report = Report({"verdict": {"sentence": "No residual membership detectable above ..."}})
         >>> models = scores("before", 0.8), scores("after", 0.54), scores("retrained", 0.5)
-        >>> print(verdict(Demo(*models, unlearned, retraining_seconds=1.0, report=Report({}))))
+        >>> print(verdict(Demo(*models, unlearned, retraining_seconds=1.0, report=report)))
         The loss attack tells forgotten from unseen rows 80% of the time before and 54% after, within the interval of
         a model that never saw them (50%; 50 % is guessing, with 100 rows a side), and test accuracy moved by +0.0
-        points.
+        points. Audit: No residual membership detectable above ...
     """
     models = (demo.before, demo.after, demo.retrained)
     before, after, retrained = (scores.loss_attack for scores in models)
@@ -280,7 +281,7 @@ def verdict(demo: Demo) -> str:
         )
     if not demo.unlearned.reached_target:
         text += " The forget set did not reach the price of unseen data."
-    return text
+    return text + f" Audit: {demo.report.verdict['sentence']}"
 
 
 def _overlap(one: Attack, other: Attack) -> bool:

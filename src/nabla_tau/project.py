@@ -13,7 +13,7 @@ from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
 from nabla_tau.splitting import split, without_ids
 
-AUDITED, TUNED = ("test", "retrained"), ("own_validation",)
+AUDITED, TUNED = ("test", "retrained", "matched"), ("own_validation",)
 SHARED = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device")
 ARGUMENTS = (*SHARED, *AUDITED, *TUNED)
 REQUIRED = {
@@ -77,7 +77,7 @@ def read_project(
         parts = split(arguments.pop("train"), ids=ids, id_column=id_column, skip_unknown=skip_unknown)
         arguments.update(forget=parts.forget, retain=parts.retain)
         for name in ("validation", "test"):
-            if name in arguments:
+            if name in arguments and not (name == "test" and arguments.get("matched")):
                 arguments[name] = without_ids(arguments[name], ids, id_column)
     elif ids_file is not None:
         raise InvalidRequest(

@@ -130,8 +130,8 @@ def _split(
     remark = None
     if unknown:
         remark = (
-            f"{len(unknown)} of the ids occur in no row of column {id_column!r} and were skipped; without skipping, the "
-            "error lists them."
+            f"{len(unknown)} of the ids occur in no row of column {id_column!r} and were skipped; without that "
+            "the error lists them."
         )
     forget, retain = (np.flatnonzero(part) for part in (mask, ~mask))
     return Parts(

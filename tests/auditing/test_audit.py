@@ -216,6 +216,7 @@ def test_ids_stand_in_the_report_under_the_salt_alone(original):
     found = audited(original, forget=parts.forget, retain=parts.retain, test=test, salt=b"0" * 32)
     assert "person-" not in json.dumps(found.data)
     assert len(found.data["sets"]["forget"]["ids"]) == 30
+    assert found.data["controls"]["group"] is None
     other = audited(original, forget=parts.forget, retain=parts.retain, test=test, salt=b"1" * 32)
     assert set(found.data["sets"]["forget"]["ids"]).isdisjoint(other.data["sets"]["forget"]["ids"])
     assert audited(original).data["sets"]["forget"]["ids"] is None
@@ -367,3 +368,27 @@ def test_every_model_that_fails_later_is_named(retrained):
         f"retrained {number} on test" for number in (1, 3)]  # fmt: skip
     with pytest.raises(InvalidRequest, match=r"1\. retrained 1 model: expected outputs"):
         audited(retrained[0], retrained=[nn.Linear(7, 3)])
+
+
+def test_the_rows_of_a_few_are_not_compared_with_others(original):
+    names = [f"person-{row // 50}" for row in range(len(TRAIN[1]))]
+    columns = {"input": TRAIN[0], "labels": TRAIN[1], "person": names}
+    parts = split(columns, ids=["person-0", "person-1"], id_column="person")
+    test = {"input": TEST[0], "labels": TEST[1], "person": ["person-0"] * len(TEST[1])}
+    with pytest.raises(InvalidRequest, match="expected different ids"):
+        audited(original, forget=parts.forget, retain=parts.retain, test=test)
+    others = {key: test[key] for key in ("input", "labels")}
+    found = audited(original, forget=parts.forget, retain=parts.retain, test=others)
+    assert found.verdict["kind"] == "not_answerable"
+    assert "belong to 2 ids alone" in found.verdict["sentence"]
+    found = audited(original, forget=parts.forget, retain=parts.retain, test=test, matched=True)
+    assert found.verdict["kind"] == "residual"
+
+
+def test_what_unlearning_warned_about_and_another_request_are_said(original):
+    settings = {"retain_fingerprint": "00", "original_fingerprint": "11", "loss": "classification"}
+    result = Unlearned(original, [], settings, reached_target=False, warnings=["the target was not reached"])
+    warnings = " ".join(audited(result, original=original).data["warnings"])
+    assert "unlearning: the target was not reached" in warnings
+    assert "is this the request that was unlearned?" in warnings
+    assert "original: its weights are not those" in warnings

@@ -36,9 +36,12 @@ from nabla_tau.losses import PerSampleLoss, name_of, task_of
 from nabla_tau.memory import PUBLISHED_BATCH_SIZE
 from nabla_tau.modes import WithoutDropout, buffers_kept, reads_the_batch, unlearning_modes
 from nabla_tau.randomness import seeded
-from nabla_tau.sets import Source, generators_of
+from nabla_tau.sets import Source, chosen_rows, generators_of
 from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
+
+FEWEST_IDS = 20
+"""Ids below which a forget set with several rows of each is somebody's rather than a sample."""
 
 
 def audit(
@@ -50,6 +53,7 @@ def audit(
     original: Unlearned | nn.Module | None = None,
     retrained: Sequence[Unlearned | nn.Module] | nn.Module = (),
     validation: Any = None,
+    matched: bool = False,
     loss: PerSampleLoss | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -71,6 +75,8 @@ def audit(
         original: the model before; without it, whether it had memorised the forget set cannot be said.
         retrained: K models trained without D_f; from 3 on they give bands, 5 are advised.
         validation: D_v, the set that gave τ, if it is at hand: test samples must not be among it.
+        matched: the test samples are unseen ones of the very ids in the forget set (of one person, say). Without such
+            samples, a forget set of few ids with several rows each is compared with retrained models alone.
         loss: per-sample loss; None takes the one of `unlearned` or chooses it as `unlearn` does.
         seed: of resampling and permutations.
         batch_size: samples per forward pass; None is 256.
@@ -102,7 +108,7 @@ def audit(
     if validation is not None:
         sets["validation"] = validation
     size = PUBLISHED_BATCH_SIZE if wrong or batch_size is None else batch_size
-    sources, problems = checks.open_sets(sets, size)
+    sources, problems = checks.open_sets(sets, size, sharing_ids=("test",) if matched else ())
     problems[:0] = wrong
     problems += [
         f"{name}: expected rows in a known order, got a DataLoader with a sampler of its own: give its dataset."
@@ -113,7 +119,9 @@ def audit(
     engine = start_engine(device)
     generators = [generator for data in sets.values() for generator in generators_of(data)]
     with seeded(int(seed), generators, on_gpu=engine.device.type == "cuda"):
-        return _Audit(unlearned, given, sets, sources, loss, int(seed), engine, salt, dict(request or {})).run()
+        return _Audit(
+            unlearned, given, sets, sources, loss, int(seed), engine, salt, dict(request or {}), matched
+        ).run()
 
 
 @dataclass
@@ -127,6 +135,7 @@ class _Audit:
     engine: Engine
     salt: bytes | None
     request: dict[str, str]
+    matched: bool
 
     def run(self) -> Report:
         started = time.perf_counter()
@@ -171,7 +180,7 @@ class _Audit:
                 )
                 for name, source in self.sources.items()
             },
-            "warnings": findings.warnings + compared + self.doubtful_models(fingerprints),
+            "warnings": findings.warnings + compared + self.doubts(fingerprints, findings),
             "command": None,
             **self.procedure(loss, time.perf_counter() - started),
         }
@@ -261,7 +270,12 @@ class _Audit:
         order = np.random.default_rng(self.seed).permutation(len(test))
         halves = [test.bank[PRIMARY][part] for part in np.array_split(order, 2)]
         p = auc(*halves).p if min(map(len, halves)) >= FEWEST else 1.0
-        found: dict[str, Any] = {"test_vs_test": {"p": p, "alarm": p < CONTROL_LEVEL}, "original": None, "blind": None}
+        found: dict[str, Any] = {
+            "test_vs_test": {"p": p, "alarm": p < CONTROL_LEVEL},
+            "original": None,
+            "blind": None,
+            "group": self.few_ids(),
+        }
         if "original" in scores:
             one = scores["original"]
             area = auc(one["forget"].bank[PRIMARY], one["test"].take(matched).bank[PRIMARY])
@@ -281,20 +295,36 @@ class _Audit:
             }
         return found
 
-    def doubtful_models(self, fingerprints: dict[str, str]) -> list[str]:
-        """Warnings: an original that is not the model that was unlearned, and scores that hang on the batch."""
-        settings = self.unlearned.settings if isinstance(self.unlearned, Unlearned) else {}
+    def few_ids(self) -> dict[str, Any] | None:
+        """A forget set that is the data of a few, with no unseen data of theirs: others are no match for it."""
+        rows = chosen_rows(self.sets["forget"])
+        if self.matched or rows is None or rows.ids is None:
+            return None
+        ids = len({str(one) for one in rows.ids})
+        return {"ids": ids, "alarm": True} if ids < min(FEWEST_IDS, len(rows.ids)) else None
+
+    def doubts(self, fingerprints: dict[str, str], findings: checks.Findings) -> list[str]:
+        """Warnings: what `unlearn` warned about, another original or request, and scores that hang on the batch."""
+        result = self.unlearned if isinstance(self.unlearned, Unlearned) else None
+        settings = {} if result is None else result.settings
+        warnings = [] if result is None else [f"unlearning: {text}" for text in result.warnings]
         expected = settings.get("original_fingerprint")
-        warnings = [
+        if expected is not None and fingerprints.get("original", expected) != expected:
+            warnings.append(
+                "original: its weights are not those that unlearn() was given; what is said about it may be wrong."
+            )
+        kept = findings.contents["retain"].hex()
+        if settings.get("retain_fingerprint", kept) != kept:
+            warnings.append(
+                "retain: not the rows that unlearn() was given to keep; is this the request that was unlearned?"
+            )
+        warnings += [
             f"{name}: batch norm without running statistics ({some(norms)}): the scores of a sample depend on the "
             "others of its batch."
             for name, model in self.models.items()
             if (norms := reads_the_batch(model))
         ]
-        if expected is None or fingerprints.get("original", expected) == expected:
-            return warnings
-        another = "original: its weights are not those that unlearn() was given; what is said about it may be wrong."
-        return [another, *warnings]
+        return warnings
 
     def procedure(self, loss: PerSampleLoss, seconds: float) -> dict[str, Any]:
         """How the model was made and audited, as far as it is known."""

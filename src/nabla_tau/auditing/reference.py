@@ -35,8 +35,11 @@ def compare(measured: list[dict[str, Any]], scores: dict[str, dict[str, Scores]]
         return None
     ours = next(row for row in measured if row["name"] == "unlearned")
     bands = []
+    values = [_values(row) for row in retrained]
     for measure, value in _values(ours).items():
-        band = prediction_band(np.array([_values(row)[measure] for row in retrained]))
+        if any(measure not in one for one in values):
+            continue
+        band = prediction_band(np.array([one[measure] for one in values]))
         bands.append(
             {
                 "measure": measure,

@@ -23,6 +23,17 @@ SHOWN = {
 }
 """Names of attacks where a reader needs others than the code's."""
 
+ADVICE = {
+    "not_answerable": "Give unseen samples of the same kind as the forget set, or retrained models to compare with.",
+    "unreliable": "Put the test samples in random order, see that they are of one kind, and audit again.",
+    "residual": "Unlearn further, or retrain without the forget set.",
+    "over_forgotten": "Unlearn from the original again, less far, or retrain without the forget set.",
+    "distinguishable": "Retrain without the forget set where this is not acceptable.",
+    "nothing_memorised": "Report exactly this; with more samples, audit again.",
+    "none_detectable": "Decide whether the margin is narrow enough for the request; keep this report with its record.",
+}
+"""What to do next, by kind of verdict."""
+
 KINDS = (
     "not_answerable",
     "unreliable",
@@ -46,7 +57,8 @@ def decide(measured: dict[str, Any], controls: dict[str, Any], samples: tuple[in
 
     Args:
         measured: the unlearned model's measures.
-        controls: `test_vs_test`, `original` and `blind`, each with `alarm`; None where it could not be run.
+        controls: `test_vs_test`, `original` and `blind`, each with `alarm`; None where it could not be run. `group`, if
+            the forget samples belong to a few ids and no unseen samples of theirs were given.
         samples: forget and test samples.
 
     Returns:
@@ -69,7 +81,8 @@ def decide(measured: dict[str, Any], controls: dict[str, Any], samples: tuple[in
     kind = _kind(primary, alarms, measured, controls)
     return {
         "kind": kind,
-        "sentence": _sentence(kind, primary, alarms, measured, samples),
+        "sentence": _sentence(kind, primary, alarms, measured, controls, samples),
+        "advice": ADVICE[kind],
         "over_forgetting": _over_forgetting(measured["over_forgetting"]),
         "rule": RULE,
         "primary": f"AUC of the {primary['score']}, forget against test, level {LEVEL}",
@@ -81,7 +94,7 @@ def decide(measured: dict[str, Any], controls: dict[str, Any], samples: tuple[in
 
 def _kind(primary: dict[str, Any], alarms: list[str], measured: dict[str, Any], controls: dict[str, Any]) -> str:
     original, blind = controls["original"], controls["blind"]
-    if blind is not None and blind["alarm"]:
+    if (blind is not None and blind["alarm"]) or controls.get("group") is not None:
         return "not_answerable"
     if controls["test_vs_test"]["alarm"]:
         return "unreliable"
@@ -101,7 +114,12 @@ def _family_alarms(measured: dict[str, Any]) -> list[str]:
 
 
 def _sentence(
-    kind: str, primary: dict[str, Any], alarms: list[str], measured: dict[str, Any], samples: tuple[int, int]
+    kind: str,
+    primary: dict[str, Any],
+    alarms: list[str],
+    measured: dict[str, Any],
+    controls: dict[str, Any],
+    samples: tuple[int, int],
 ) -> str:
     area = primary["auc"]
     seen = f"AUC {area['value']:.3f}, 95 % interval {area['low']:.3f} to {area['high']:.3f}"
@@ -109,9 +127,7 @@ def _sentence(
     named = ", ".join(SHOWN.get(name, name.replace("_", " ")) for name in alarms)
     others = f"; of the other attacks {named} alarm after correction" if alarms else ""
     sentences = {
-        "not_answerable": "Not answerable this way: forget and test set can be told apart by their inputs alone, "
-        "without any model, so an attack that succeeds shows nothing about memory; give a test set of the same kind "
-        "(of the same person or group), or retrained models to compare with.",
+        "not_answerable": _unanswered(controls.get("group"), samples),
         "unreliable": "Unreliable: two halves of the test set are told apart by the primary attack, which must not "
         "happen; check that the test samples are in random order and of one kind.",
         "nothing_memorised": "The original model itself shows no sign of having memorised the forget set, so a pass "
@@ -120,12 +136,29 @@ def _sentence(
         f"({seen}, {sizes}{others}).",
         "over_forgotten": "Over-forgotten: forgotten samples cost more than unseen ones, which gives them away as well "
         f"({seen}, {sizes}{others}).",
-        "distinguishable": "Forget and unseen samples are distinguishable by shape, although not by their rank "
-        f"({seen}, {sizes}{others}).",
+        "distinguishable": "Forget and unseen samples are distinguishable by other scores or by the shape of the "
+        f"losses, although not by their rank ({seen}, {sizes}{others}).",
         "none_detectable": f"No residual membership detectable above a margin of {measured['margin']:.3f} AUC {sizes} "
-        f"({seen}); smaller effects could not have been seen.",
+        f"({seen}); smaller effects could not have been seen."
+        + (
+            ""
+            if controls["original"] is not None
+            else " No original model was given: whether there was anything to forget is not known."
+        ),
     }
     return sentences[kind]
+
+
+def _unanswered(group: dict[str, Any] | None, samples: tuple[int, int]) -> str:
+    if group is not None:
+        return (
+            f"Not answerable this way: the {samples[0]:,} forget samples belong to {group['ids']} ids alone, and "
+            "unseen samples of others differ from them, memory or not."
+        )
+    return (
+        "Not answerable this way: forget and test set can be told apart by their inputs alone, without any model, so "
+        "an attack that succeeds shows nothing about memory."
+    )
 
 
 def _over_forgetting(over: dict[str, Any] | None) -> str:
