@@ -79,6 +79,16 @@ def test_a_blown_up_tail_is_over_forgotten_although_ranks_see_nothing():
     assert decide(found, CALM, (600, 600))["kind"] == "over_forgotten"
 
 
+def test_no_perplexity_beyond_all_numbers():
+    sides = {}
+    for key, loss in (("forget", 2.0), ("retain", 2.0), ("test", 900.0)):
+        one = scores(np.full(40, loss) + np.linspace(0, 1, 40))
+        one.bank["correct"] = np.ones(40)
+        sides[key] = one
+    utility = measure_model("unlearned", sides, np.arange(40), "causal_language_model")["utility"]
+    assert ["perplexity" in utility[key] for key in ("forget", "retain", "test")] == [True, True, False]
+
+
 def test_a_removed_class_does_not_count_against_the_retained_ones():
     """Its test samples cost much, by intent: the exposure of the others is measured without them."""
     generator = np.random.default_rng(0)

@@ -1,5 +1,6 @@
 """Retraining: the caller's training, on the retain set alone, under the request's seed."""
 
+import copy
 from functools import partial
 
 import pytest
@@ -59,3 +60,34 @@ def test_something_else_than_a_new_module_of_the_kind_is_refused():
     ):
         with pytest.raises(ValueError, match=words):
             retrained(lambda dataset, seed, result=result: result)
+
+
+def test_the_original_is_left_alone():
+    model = copy.deepcopy(case("cnn").model).eval()
+    before = copy.deepcopy(model.state_dict())
+
+    def in_place(dataset, seed):
+        torch.set_grad_enabled(False)
+        for parameter in model.train().requires_grad_(False).parameters():
+            parameter.mul_(2)
+        return copy.deepcopy(model)
+
+    def sharing(dataset, seed):
+        return nn.Sequential(*model)
+
+    def failing(dataset, seed):
+        in_place(dataset, seed)
+        raise KeyError("disk")
+
+    for training, words in (
+        (in_place, "leaves the original as it is"),
+        (sharing, "shares weights"),
+        (failing, r"train: expected a model from train\(dataset, seed\), got .*KeyError: 'disk'"),
+        (lambda dataset: model, r"train: expected .* takes 1 positional argument"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            retrained(training, model)
+        assert torch.is_grad_enabled()
+        assert not any(module.training for module in model.modules())
+        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

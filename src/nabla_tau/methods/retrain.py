@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from nabla_tau.errors import Problems
 from nabla_tau.facts import RETAIN, TRAINING, Facts, described
+from nabla_tau.modes import buffers_kept
 from nabla_tau.problem import Epoch, Problem
 from nabla_tau.sets import as_dataset, base_rows
 
@@ -41,6 +45,7 @@ def retrain(problem: Problem, *, train: Training) -> Iterator[Epoch]:
         One `Epoch`.
 
     Raises:
+        InvalidRequest: if `train` fails or changes the weights of the original.
         ValueError: if the retain set's rows cannot be known, or `train` gives back something else than a new module of
             the original's architecture.
 
@@ -76,9 +81,11 @@ def retrain(problem: Problem, *, train: Training) -> Iterator[Epoch]:
     problem.announce(0)
     problem.on_step(0, 0)  # a plan stops here: what the training takes is not known
     started = time.perf_counter()
-    trained = train(_dataset(problem), problem.seed)
-    if not isinstance(trained, nn.Module) or trained in (problem.original, problem.model):
-        got = "the original itself" if isinstance(trained, nn.Module) else type(trained).__name__
+    dataset, problems = _dataset(problem), Problems()
+    with problems.gathered("train", "a model from train(dataset, seed)", "mend it."), _left_alone(problem):
+        trained = train(dataset, problem.seed)
+    problems.refuse()
+    if got := _no_new_module(trained, problem.original):
         raise ValueError(f"Expected a new nn.Module from train, got {got}: build the model inside it and return it.")
     try:
         problem.model.load_state_dict(trained.state_dict())
@@ -87,6 +94,49 @@ def retrain(problem: Problem, *, train: Training) -> Iterator[Epoch]:
             f"Expected a module of the original's architecture from train, got one whose weights do not fit: {error}"
         ) from error
     yield Epoch(seconds=time.perf_counter() - started)
+
+
+@contextmanager
+def _left_alone(problem: Problem) -> Iterator[None]:
+    """Gradients on and the original as it was, whatever the training did to it.
+
+    Raises:
+        ValueError: if the weights of the original had been changed.
+    """
+    original = problem.original
+    modes = [(module, module.training) for module in original.modules()]
+    trainable = [(parameter, parameter.requires_grad) for parameter in original.parameters()]
+    try:
+        with buffers_kept(original):
+            yield
+    finally:
+        torch.set_grad_enabled(True)
+        for module, mode in modes:
+            module.training = mode
+        for parameter, required in trainable:
+            parameter.requires_grad_(required)
+        changed = [
+            (mine, before)
+            for mine, before in zip(original.parameters(), problem.model.parameters(), strict=True)
+            if not torch.equal(mine, before.to(mine.device))
+        ]
+        with torch.no_grad():
+            for mine, before in changed:
+                mine.copy_(before)
+    if changed:
+        raise ValueError(
+            "Expected a training that leaves the original as it is, got other weights: copy it first."
+        )
+
+
+def _no_new_module(trained: Any, original: nn.Module) -> str | None:
+    """What train gave back instead of a module of its own, if it did."""
+    if not isinstance(trained, nn.Module):
+        return type(trained).__name__
+    if trained is original:
+        return "the original itself"
+    shared = set(map(id, original.parameters())) & set(map(id, trained.parameters()))
+    return "one that shares weights with the original" if shared else None
 
 
 def _dataset(problem: Problem) -> Any:
