@@ -71,6 +71,7 @@ def run_cells(
     for name in [file for data_set in data_sets if data_set for file in files_of(data_set, bench.data)]:
         with problems.gathered("data", "a file that can be read", "see docs/benchmark.md."):
             verified(name, bench.data)
+    problems[:] = dict.fromkeys(problems)  # a folder that is not there is one problem
     finished = {cell: record for cell in cells if (record := read_cell(results / cell.path)) is not None}
     others = [str(cell.path) for cell, record in finished.items() if record["key"] != key_of(cell, bench)]
     if others:
