@@ -124,9 +124,7 @@ def _left_alone(problem: Problem) -> Iterator[None]:
             for mine, before in changed:
                 mine.copy_(before)
     if changed:
-        raise ValueError(
-            "Expected a training that leaves the original as it is, got other weights: copy it first."
-        )
+        raise ValueError("Expected a training that leaves the original as it is, got other weights: copy it first.")
 
 
 def _no_new_module(trained: Any, original: nn.Module) -> str | None:
