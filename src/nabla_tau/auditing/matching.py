@@ -17,9 +17,10 @@ UNEVEN = 0.1
 def shared_classes(targets: Numbers, test: Numbers) -> Numbers:
     """The classes that a set consists of, but for stray rows: those to compare it with unseen samples of.
 
-    A class of the test set counts where its share of the set is at least 0.1 of its share of the test set. So a class
-    that was removed as a whole is compared with unseen samples of that class, whatever single rows went astray; a set
-    that was drawn at random has all classes.
+    All of them, unless the classes of both are mixed differently beyond chance (χ² test at level 0.001): then those
+    whose share of the set is at least 0.1 of their share of the test set. So a class that was removed as a whole is
+    compared with unseen samples of that class, whatever single rows went astray, and a set that was drawn at random
+    with all of the test set.
 
     Args:
         targets: classes of the set, shape (n,).
@@ -32,10 +33,24 @@ def shared_classes(targets: Numbers, test: Numbers) -> Numbers:
         >>> shared_classes(np.array([2] * 99 + [0]), np.array([0, 1, 2] * 20))
         array([2])
     """
-    classes, counts = np.unique(test, return_counts=True)
-    shares = np.array([(targets == label).mean() for label in classes])
-    found: Numbers = classes[shares >= STRAY * counts / len(test)]
+    classes, counts = _counts(targets, test)
+    if not _apart(counts):
+        return classes
+    shares = counts / counts.sum(1, keepdims=True)
+    found: Numbers = classes[(counts[1] > 0) & (shares[0] >= STRAY * shares[1])]
     return found
+
+
+def _counts(*sides: Numbers) -> tuple[Numbers, Numbers]:
+    """The classes of all sides, and how many samples each side has of each."""
+    classes, places = np.unique(np.concatenate(sides), return_inverse=True)
+    ends = np.cumsum([len(side) for side in sides])[:-1]
+    return classes, np.stack([np.bincount(part, minlength=len(classes)) for part in np.split(places, ends)])
+
+
+def _apart(counts: Numbers) -> bool:
+    """Whether classes are mixed differently beyond chance."""
+    return counts.shape[1] > 1 and bool(chi2_contingency(counts).pvalue < CONTROL_LEVEL)
 
 
 def comparable(scores: Scores, test: Scores) -> tuple[Numbers, Numbers]:
@@ -51,8 +66,9 @@ def comparable(scores: Scores, test: Scores) -> tuple[Numbers, Numbers]:
     Example:
         >>> def scored(classes):
         ...     return Scores({"loss": np.zeros(len(classes))}, np.zeros(0), np.array(classes), np.arange(len(classes)))
-        >>> comparable(scored([2, 2, 1]), scored([0, 1, 2, 2]))
-        (array([0, 1, 2]), array([1, 2, 3]))
+        >>> forget, test = comparable(scored([1] * 20 + [2] * 20), scored([0, 1, 2] * 40))
+        >>> len(forget), len(test)
+        (40, 80)
     """
     if scores.targets.ndim != 1 or not len(test) or not len(scores):
         return np.arange(len(scores)), np.arange(len(test))
@@ -87,12 +103,11 @@ def what_was_compared(forget: Scores, test: Scores) -> list[str]:
             + (f"; left out are {len(stray)} forget samples of other classes (places {some(stray)})." if stray else ".")
         )
     sides = forget.targets[mine], test.targets[others]
-    classes = np.unique(np.concatenate(sides))
-    table = np.array([[(side == label).sum() for label in classes] for side in sides])
-    shares = table / table.sum(1, keepdims=True)
-    distance = np.abs(shares[0] - shares[1]).sum() / 2
-    if len(classes) > 1 and distance > UNEVEN and chi2_contingency(table).pvalue < CONTROL_LEVEL:
-        worst = np.abs(shares[0] - shares[1]).argmax()
+    classes, counts = _counts(*sides)
+    shares = counts / counts.sum(1, keepdims=True)
+    differences = np.abs(shares[0] - shares[1])
+    if _apart(counts) and differences.sum() / 2 > UNEVEN:
+        worst = differences.argmax()
         told.append(
             f"forget and test: their classes are not mixed alike (class {classes[worst]} is {shares[0][worst]:.0%} of "
             f"forget, {shares[1][worst]:.0%} of test): what tells them apart may be the class; audit classes apart, or "
