@@ -83,7 +83,11 @@ def one_run(rows: Rows, seed: int) -> Json:
         "verdict": report["verdict"]["kind"],
         "verdict_if_nothing_is_done": nothing_done["kind"],
         "margin": report["verdict"]["margin"],
-        "controls": {name: {"p": one["p"], "alarm": one["alarm"]} for name, one in report["controls"].items()},
+        "controls": {
+            name: {"p": one["p"], "alarm": one["alarm"]}
+            for name, one in report["controls"].items()
+            if one is not None and "p" in one
+        },
         "smallest_detectable_fraction": report["power"]["smallest_fraction"],
         "never_saw": said_of(measured["unlearned"]),
         "original": said_of(measured["original"]),
