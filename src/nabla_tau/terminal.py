@@ -26,7 +26,9 @@ def demo_view(demo: Demo) -> Group:
         >>> result = Attack(accuracy=0.55, low=0.5, high=0.6, samples=9)
         >>> models = [Scores(name, 1, 1, 0.5, result, result, np.ones(9), np.ones(9)) for name in ("a", "b", "c")]
         >>> unlearned = Unlearned(None, [], {"steps_done": 160}, reached_target=True, seconds=1.0)
-        >>> table, *_ = demo_view(Demo(*models, unlearned, retraining_seconds=2.0, report=None)).renderables
+        >>> from nabla_tau.auditing.report import Report
+        >>> report = Report({"verdict": {"sentence": "No residual membership detectable above ..."}})
+        >>> table, *_ = demo_view(Demo(*models, unlearned, retraining_seconds=2.0, report=report)).renderables
         >>> list(table.columns[4].cells)
         ['55.0 [50, 60]', '55.0 [50, 60]', '55.0 [50, 60]']
     """
