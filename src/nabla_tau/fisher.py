@@ -39,7 +39,7 @@ def fisher(problem: Problem, source: Source) -> list[Tensor]:
         >>> from nabla_tau.unlearning import Request
         >>> model = nn.Linear(1, 1, bias=False)
         >>> _ = nn.init.zeros_(model.weight)
-        >>> x, y = torch.tensor([[1.0], [-1.0]]), torch.ones(2, 1)  # gradients −2 and 2: their mean is 0
+        >>> x, y = torch.tensor([[0.5], [-0.5]]), torch.full((2, 1), 2.0)  # gradients −2 and 2: their mean is 0
         >>> with Request(model, (x, y), (2 * x, y), (3 * x, y), device="cpu").prepared() as problem:
         ...     fisher(problem, problem.forget)
         [tensor([[4.]])]
