@@ -166,9 +166,7 @@ def find_method(name: str) -> Any:
         'nabla_tau_published'
     """
     if name not in METHODS:
-        raise InvalidRequest(
-            [f"--method: expected one of {', '.join(METHODS)}, got {name!r}: {suggestion(name, list(METHODS))}"]
-        )
+        raise InvalidRequest([f"--method: expected a method, got {name!r}: {suggestion(name, list(METHODS))}"])
     return METHODS[name]
 
 

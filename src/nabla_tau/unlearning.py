@@ -220,9 +220,10 @@ class Request:
                 "inference_mode() or autocast(): call it outside; precision is set by accelerate launch."
             )
         if not callable(self.method):
-            hint = f": {suggestion(self.method, list(methods.METHODS))}" if isinstance(self.method, str) else "."
+            named = self.method if isinstance(self.method, str) else ""
             problems.append(
-                f"method: expected one of methods.{', methods.'.join(methods.METHODS)}, got {self.method!r}{hint}"
+                "method: expected a function of nabla_tau.methods or one like them, got "
+                f"{self.method!r}: {suggestion(named, list(methods.METHODS))}"
             )
         problems += setting_problems(self.method)
         if self.loss is not None:

@@ -90,7 +90,7 @@ def test_retraining_needs_a_training():
 
 def test_a_name_that_is_near_to_one():
     assert "got 'srcub': did you mean 'scrub'?" in refused("srcub")
-    assert "got 3." in refused(3)
+    assert "got 3: there are nabla_tau, " in refused(3)
 
 
 @pytest.mark.parametrize("name", ["amnesiac", "random_label", "salun", "scrub", "scrub_rewind", "bad_teacher"])
