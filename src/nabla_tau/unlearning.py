@@ -221,9 +221,10 @@ class Request:
             )
         if not callable(self.method):
             named = self.method if isinstance(self.method, str) else ""
+            known = list(methods.METHODS)
+            hint = f"pass methods.{named}." if named in known else suggestion(named, known)
             problems.append(
-                "method: expected a function of nabla_tau.methods or one like them, got "
-                f"{self.method!r}: {suggestion(named, list(methods.METHODS))}"
+                f"method: expected a function of nabla_tau.methods or one like them, got {self.method!r}: {hint}"
             )
         problems += setting_problems(self.method)
         if self.loss is not None:
