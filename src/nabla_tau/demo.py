@@ -120,10 +120,13 @@ def run_demo(
         forget=parts.forget,
         retain=parts.retain,
         test=test,
+        validation=validation,
         retrained=[retrained],
         seed=seed,
         device="cpu",
     )
+    report.data["command"] = f"nabla-tau demo --seed {seed}"
+    del report.data["absent"]["command"]
     return Demo(before, after, reference, unlearned, seconds, report)
 
 
