@@ -1,0 +1,86 @@
+"""What the default adds to the objective: bounds, the learning rate's trial, the loss of momentum."""
+
+import copy
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from nabla_tau import unlearn
+from nabla_tau.methods.nabla_tau import LARGEST_RISE, derive, settle_learning_rate
+from nabla_tau.unlearning import Request
+from tests.conftest import clusters, fit
+
+pytestmark = pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")
+
+TRAIN, VALIDATION = clusters(300, 1, noise=1.5), clusters(200, 2, noise=1.5)
+SETS = {
+    "forget": tuple(column[:180] for column in TRAIN),
+    "retain": tuple(column[180:] for column in TRAIN),
+    "validation": VALIDATION,
+}
+
+
+@pytest.fixture(scope="module")
+def memorised():
+    torch.manual_seed(0)
+    return fit(nn.Sequential(nn.Linear(6, 256), nn.ReLU(), nn.Linear(256, 3)), *TRAIN)
+
+
+def test_the_ascent_never_outweighs_the_descent_and_the_target_does_not_run_away(memorised):
+    unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+    first = unlearned.epochs[0]
+    assert 2 * first.alpha * (first.target_loss - unlearned.settings["forget_loss_before"]) > 1 - first.alpha
+    assert all(epoch.ascent_weight <= 1 - epoch.alpha for epoch in unlearned.epochs)
+    highest = LARGEST_RISE * unlearned.settings["target_loss_before"]
+    assert all(epoch.target_loss <= highest + 1e-9 for epoch in unlearned.epochs)
+    assert unlearned.settings["target_loss_after"] > highest  # it would have gone further
+    assert unlearned.settings["retain_loss_after"] < 1 < unlearned.settings["target_loss_before"] / 2
+
+
+def test_a_rate_that_harms_the_retain_set_is_not_taken(memorised):
+    steep = copy.deepcopy(memorised)
+    steep[0].weight.data /= 1e5  # of inputs so many times as large: a step counts so many times as much
+    rates = []
+    for model, scale in ((memorised, 1), (steep, 1e5)):
+        sets = {name: (inputs * scale, targets) for name, (inputs, targets) in SETS.items()}
+        with Request(model, **sets, device="cpu").prepared() as problem:
+            rates.append(settle_learning_rate(problem, problem.mean_loss(problem.validation))[0])
+    assert rates[0] == 1e-3
+    assert rates[1] < 1e-3
+
+
+def test_the_trial_is_undone(memorised):
+    with Request(memorised, **SETS, device="cpu").prepared() as problem:
+        settle_learning_rate(problem, 1.0)
+        assert problem.steps == 0
+        for parameter, original in zip(problem.model.parameters(), memorised.parameters(), strict=True):
+            assert torch.equal(parameter, original)
+
+
+def test_a_single_row_does_not_roll_past_its_target(memorised, monkeypatch):
+    one = {**SETS, "forget": tuple(column[:1] for column in TRAIN), "retain": tuple(column[1:] for column in TRAIN)}
+
+    def excess():
+        settings = unlearn(memorised, **one, device="cpu").settings
+        return settings["forget_loss_after"] - settings["target_loss_after"]
+
+    braked = excess()
+    monkeypatch.setattr(sys.modules["nabla_tau.methods.nabla_tau"], "lose_momentum", lambda optimizer: None)
+    assert braked < excess() / 2
+
+
+@pytest.mark.parametrize("forget, retain", [(1, 49_999), (7_500, 42_500), (47_500, 2_500)])
+def test_every_share_has_an_answer(forget, retain):
+    with Request(nn.Linear(6, 3), **SETS, device="cpu").prepared() as problem:
+        sized = replace(
+            problem,
+            forget=replace(problem.forget, size=forget, batches=math.ceil(forget / 256)),
+            retain=replace(problem.retain, size=retain, batches=math.ceil(retain / 256)),
+        )
+        settings = derive(sized)
+    assert 0.05 <= settings.first_alpha <= 0.5
+    assert settings.steps >= 160
