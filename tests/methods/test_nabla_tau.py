@@ -73,7 +73,7 @@ def test_a_single_row_does_not_roll_past_its_target(memorised, monkeypatch):
     assert braked < excess() / 2
 
 
-@pytest.mark.parametrize("forget, retain", [(1, 49_999), (7_500, 42_500), (47_500, 2_500)])
+@pytest.mark.parametrize(("forget", "retain"), [(1, 49_999), (7_500, 42_500), (47_500, 2_500)])
 def test_every_share_has_an_answer(forget, retain):
     with Request(nn.Linear(6, 3), **SETS, device="cpu").prepared() as problem:
         sized = replace(
