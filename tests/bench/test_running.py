@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from nabla_tau.bench import cells as cells_module
+from nabla_tau.bench import provenance
 from nabla_tau.bench.cells import Bench
 from nabla_tau.bench.measuring import measure_slice
 from nabla_tau.bench.running import run_cells
@@ -179,3 +180,12 @@ def test_bad_input_is_named_before_anything_runs(options, said, tmp_path, monkey
     assert result.exit_code == 1
     assert said in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_method_may_change_without_the_others():
+    measuring, ssd = provenance.measuring_code(), provenance.method_code("nabla_tau.methods.ssd")
+    salun = {path.name for path in provenance._imported(provenance._file("nabla_tau.methods.salun"), frozenset())}
+    assert {"salun.py", "random_label.py", "relabelling.py", "problem.py"} <= salun
+    assert provenance.METHODS not in {path.parent for path in provenance._measuring()}
+    assert {"unlearning.py", "audit.py", "training.py"} <= {path.name for path in provenance._measuring()}
+    assert len({measuring, ssd, provenance.method_code("nabla_tau.methods.salun")}) == 3

@@ -1,6 +1,7 @@
 """Gap, comparison, tables and plots from cells."""
 
 import copy
+import json
 import re
 
 import numpy as np
@@ -104,6 +105,16 @@ def test_tables_show_references_wins_and_headroom(records):
 def test_a_seed_without_both_retrained_models_has_no_gap(records):
     group = grouped([one for one in records if (one["cell"]["method"], one["cell"]["seed"]) != ("retrained-2", 1)])[0]
     assert set(group.gaps("ssd")) == set(group.gaps(FLOOR)) == {0, 2}
+
+
+def test_a_method_in_several_versions_is_refused(records, tmp_path):
+    for record in records:
+        record["method_code"] = "0a"
+    records[-1]["method_code"] = "1b"
+    for number, record in enumerate(records):
+        (tmp_path / f"{number}.json").write_text(json.dumps(record))
+    with pytest.raises(InvalidRequest, match=r"expected one version of \w+ on \w+ at quick, got 2 \(0a, 1b\)"):
+        read_groups(tmp_path)
 
 
 def test_other_code_and_other_scales_come_apart(records):

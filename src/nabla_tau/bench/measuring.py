@@ -28,7 +28,7 @@ from nabla_tau.bench.cells import (
     key_of,
 )
 from nabla_tau.bench.peak import peak_memory
-from nabla_tau.bench.provenance import provenance
+from nabla_tau.bench.provenance import method_code, provenance
 from nabla_tau.bench.slices import ForgetSet, Setting
 from nabla_tau.bench.storing import Json
 from nabla_tau.bench.tasks import TASKS
@@ -114,9 +114,7 @@ def _reference(cell: Cell, request: ForgetSet) -> tuple[nn.Module, Json]:
 
 
 def _unlearned(cell: Cell, request: ForgetSet, bench: Bench) -> tuple[nn.Module, Json]:
-    tuned = TUNED.get(cell.method)
-    known: dict[str, Callable[..., Any]] = {**UNLEARNING, **STUDY}
-    method = known[tuned or cell.method]
+    method, tuned = _method(cell), TUNED.get(cell.method)
     if refusal := task_problems(method, name_of(request.setting.task.loss)):
         raise _Refused(*refusal)
     request.setting.original  # noqa: B018  (trained before the clock starts)
@@ -131,6 +129,16 @@ def _unlearned(cell: Cell, request: ForgetSet, bench: Bench) -> tuple[nn.Module,
         seconds = time.perf_counter() - started
     steps = sum(part["settings"]["steps_done"] + part.get("tuning", {"steps": 0})["steps"] for part in done)
     return model, {"seconds": seconds, "steps": steps, "peak_bytes": peak[0], "unlearning": done}
+
+
+def _method(cell: Cell) -> Callable[..., Any]:
+    known: dict[str, Callable[..., Any]] = {**UNLEARNING, **STUDY}
+    return known[TUNED.get(cell.method, cell.method)]
+
+
+def _module(cell: Cell) -> str:
+    method = _method(cell)
+    return str(getattr(method, "func", method).__module__)  # a method with fixed settings is a partial
 
 
 def _all_failed(cells: list[Cell], bench: Bench, error: Exception) -> Iterator[tuple[Path, Json]]:
@@ -150,6 +158,7 @@ def _record(cell: Cell, bench: Bench, status: str, **found: Any) -> Json:
         "status": status,
         "key": key_of(cell, bench),
         **provenance(),
+        "method_code": None if cell.method in REFERENCES else method_code(_module(cell)),
         "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "CPU",
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -1,5 +1,6 @@
 """Which code a figure comes from."""
 
+import ast
 import functools
 import platform
 import subprocess
@@ -11,10 +12,7 @@ from nabla_tau.bench.storing import code_digest
 
 PACKAGE = Path(__file__).parent.parent
 
-SHOW_ONLY = ("cli", "__main__", "demo", "terminal", "planning", "project", "auditing/page", "auditing/plots",
-             "auditing/svg", "auditing/formats", "bench/cli", "bench/tables", "bench/figures", "bench/comparing",
-             "bench/gap", "bench/reading", "bench/running", "bench/on_ray", "bench/suites")  # fmt: skip
-"""Modules that compute nothing that a cell holds."""
+METHODS = PACKAGE / "methods"
 
 
 @functools.cache
@@ -39,14 +37,30 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def measuring_code() -> str:
-    """Digest of all modules that a cell's numbers can depend on.
+    """Digest of all modules that the numbers of any cell can depend on: the methods themselves are left out.
 
     Example:
         >>> len(measuring_code())
         12
     """
-    shown = {PACKAGE / f"{name}.py" for name in SHOW_ONLY}
-    return code_digest(path for path in PACKAGE.rglob("*.py") if path not in shown)
+    return code_digest(_measuring())
+
+
+@functools.cache
+def method_code(module: str) -> str | None:
+    """Digest of a method: its module, and whatever that imports of the package which is not measured by itself.
+
+    So one method may change and be measured again, while the cells of all others stay as they are.
+
+    Args:
+        module: where the method is defined; outside the package there is no digest.
+
+    Example:
+        >>> method_code("nabla_tau.methods.ssd") == method_code("nabla_tau.methods.scrub")
+        False
+    """
+    path = _file(module)
+    return code_digest(_imported(path, besides=_measuring()) - _measuring()) if path.is_file() else None
 
 
 @functools.cache
@@ -68,3 +82,38 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
+
+
+@functools.cache
+def _measuring() -> frozenset[Path]:
+    """What the measurement of a cell imports, directly or not, without the methods."""
+    own = frozenset(METHODS.glob("*.py"))
+    return _imported(_file("nabla_tau.bench.measuring"), besides=own) - own
+
+
+def _imported(path: Path, besides: frozenset[Path]) -> frozenset[Path]:
+    """A module and all modules of the package that it imports, directly or not; those left out lead no further."""
+    found, waiting = {path}, [path]
+    while waiting:
+        for one in _imports(waiting.pop()) - found:
+            found.add(one)
+            if one not in besides:
+                waiting.append(one)
+    return frozenset(found)
+
+
+def _imports(path: Path) -> set[Path]:
+    """Modules of the package that a file names in an import, wherever in the file it stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {file for name in names if name.split(".")[0] == PACKAGE.name and (file := _file(name)).is_file()}
+
+
+def _file(module: str) -> Path:
+    """Where a module of the package lies; a package is its own `__init__`."""
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -90,7 +90,7 @@ def read_groups(folder: Path) -> list[Group]:
     """Everything below a folder; cells of different scales or versions of the code come apart.
 
     Raises:
-        InvalidRequest: if there is nothing, or a file is no cell.
+        InvalidRequest: if there is nothing, a file is no cell, or a method was measured in several versions.
 
     Example:
         >>> read_groups(Path("nowhere"))
@@ -102,7 +102,24 @@ def read_groups(folder: Path) -> list[Group]:
     records = [record for path in paths if (record := read_cell(path)) is not None]
     if not records:
         raise InvalidRequest([f"results: expected cells below {folder}, got none: run nabla-tau bench run first."])
+    _one_version_each(records)
     return grouped(records)
+
+
+def _one_version_each(records: Iterable[Json]) -> None:
+    """Cells of one method in several versions would be averaged over."""
+    found: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for record in records:
+        cell = record["cell"]
+        found[cell["scale"], record["code"], cell["task"], cell["method"]].add(record.get("method_code") or "")
+    problems = [
+        f"results: expected one version of {method} on {task} at {scale}, got {len(versions)} "
+        f"({', '.join(sorted(versions))}): remove the older cells and run nabla-tau bench run again."
+        for (scale, _, task, method), versions in found.items()
+        if len(versions) > 1
+    ]
+    if problems:
+        raise InvalidRequest(problems)
 
 
 def grouped(records: Iterable[Json]) -> list[Group]:
