@@ -48,6 +48,7 @@ class Encoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids (N, T), 0 for none -> logits (N, outputs)."""
+        ids = ids[:, : int((ids != 0).sum(1).max())]  # no further than the longest of the batch
         mask = (ids != 0).long()
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         weights = mask[..., None].to(states.dtype)

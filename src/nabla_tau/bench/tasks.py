@@ -165,11 +165,24 @@ def forget_problem(name: str, pool: Pool | None = None) -> str | None:
     return f"Expected one of {allowed}, with a fraction in (0, 1), got {name!r}."
 
 
-_LOCATION = Recipe(train=3000, validation=1000, test=1010, width=256, epochs=40)
-_SPOKEN = Recipe(train=1800, validation=600, test=600, width=24, epochs=30, learning_rate=2e-3)
-_DIABETES = Recipe(train=240, validation=101, test=101, width=256, epochs=150, batch_size=32)
-_DIGITS = Recipe(train=800, validation=498, test=499, width=16, epochs=40, learning_rate=3e-3, batch_size=64)
-_CIFAR_QUICK = Recipe(train=4000, validation=2000, test=2000, width=16, epochs=15, learning_rate=2e-3)
+_LOCATION = Recipe(train=3000, validation=1000, test=1010, width=256, epochs=40, unlearning_batch_size=64)
+_SPOKEN = Recipe(
+    train=1800, validation=600, test=600, width=24, epochs=30, learning_rate=2e-3, unlearning_batch_size=64
+)
+_DIABETES = Recipe(train=240, validation=101, test=101, width=256, epochs=150, batch_size=32, unlearning_batch_size=32)
+_DIGITS = Recipe(
+    train=800,
+    validation=498,
+    test=499,
+    width=16,
+    epochs=40,
+    learning_rate=3e-3,
+    batch_size=64,
+    unlearning_batch_size=64,
+)
+_CIFAR_QUICK = Recipe(
+    train=4000, validation=2000, test=2000, width=16, epochs=15, learning_rate=2e-3, unlearning_batch_size=64
+)
 _CIFAR_FULL = Recipe(
     train=50_000,
     validation=5000,
@@ -186,14 +199,14 @@ _CIFAR_FULL = Recipe(
 
 
 _TEXT_QUICK = Recipe(
-    train=1000,
+    train=600,
     validation=1000,
     test=1000,
-    width=2,
-    epochs=20,
-    learning_rate=3e-4,
+    width=1,
+    epochs=16,
+    learning_rate=1e-3,
     batch_size=32,
-    unlearning_batch_size=128,
+    unlearning_batch_size=32,
 )
 _TEXT_FULL = Recipe(
     train=43_410, validation=5426, test=5427, width=6, epochs=10, learning_rate=5e-5, last_factor=0.1,
