@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nabla_tau import losses, memory, unlearning
+from nabla_tau import losses, memory, methods, unlearning
 from nabla_tau.planning import plan
 from nabla_tau.unlearning import Request
 
@@ -23,19 +23,34 @@ def test_state_is_gradient_and_two_moments_of_what_is_trainable():
     assert memory.state_bytes(model) == 3 * 4 * (4 * 5 + 5)
 
 
-def test_a_smaller_batch_is_taken_where_memory_demands_it_and_said(task, monkeypatch):
+@pytest.mark.parametrize("method", [methods.nabla_tau, methods.finetune])
+def test_a_step_takes_no_more_than_memory_allows_and_says_so(task, monkeypatch, method):
+    """∇τ keeps its batch and makes it of micro-batches; a baseline's batch becomes smaller."""
     model, forget, retain, validation = task
     monkeypatch.setattr(unlearning, "free_bytes", lambda device: 100_000)
-    request = Request(model, forget, retain, validation, device="cpu")
+    request = Request(model, forget, retain, validation, method, device="cpu")
     with request.prepared() as problem:
-        assert problem.settings["batch_size"]["forget"] < 256
-        assert "do not fit" in problem.settings["batch_size_reason"]
-        needed = problem.settings["activation_bytes_per_sample"] * problem.forget.batch_size
-        assert needed + problem.settings["state_bytes"] <= 100_000
+        settings, at_once = problem.settings, problem.micro_batch_size or problem.forget.batch_size
+        assert (problem.forget.batch_size == 256) is (method is methods.nabla_tau)
+        assert (settings["micro_batch_size"] is None) is (method is methods.finetune)
+        assert 1 < at_once < 256
+        needed, more = (settings["activation_bytes_per_sample"] * size for size in (at_once, 2 * at_once))
+        assert needed + settings["state_bytes"] <= 90_000 < more + settings["state_bytes"]
+        reason = "micro_batch_size_reason" if method is methods.nabla_tau else "batch_size_reason"
+        assert "do not fit" in settings[reason]
     monkeypatch.undo()
     with request.prepared() as problem:
         assert problem.settings["batch_size"] == {"forget": 256, "retain": 256, "validation": 256}
-        assert "batch_size_reason" not in problem.settings
+        assert problem.settings["micro_batch_size"] is None
+        assert not [name for name in problem.settings if name.endswith("reason")]
+
+
+def test_a_large_batch_is_made_of_micro_batches_where_memory_demands_it(task, monkeypatch):
+    model, forget, retain, validation = task
+    monkeypatch.setattr(unlearning, "free_bytes", lambda device: 100_000)
+    planned = plan(Request(model, forget, retain, validation, batch_size=1000, device="cpu"))
+    assert planned.batch_size["retain"] == 1000
+    assert planned.step_bytes < 100_000 + sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def test_a_plan_counts_what_unlearning_then_does_and_changes_nothing(task):

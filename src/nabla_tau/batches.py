@@ -91,6 +91,20 @@ def take_rows(batch: Batch, positions: Tensor) -> Batch:
     return map_leaves(take, batch)
 
 
+def cut(batch: Batch | None, size: int | None) -> Iterator[Batch | None]:
+    """A batch in parts of at most so many samples, in their order; whole where there is no limit or no batch.
+
+    Example:
+        >>> [len(part) for part in cut(torch.arange(5), 2)], list(cut(None, 2))
+        ([2, 2, 1], [None])
+    """
+    if batch is None or size is None or rows_in(batch) <= size:
+        yield batch
+        return
+    for positions in torch.split(torch.arange(rows_in(batch)), size):
+        yield take_rows(batch, positions)
+
+
 def share_of(size: int, share: tuple[int, int]) -> slice:
     """The part of a global batch that one process works on: contiguous, nothing padded or repeated.
 

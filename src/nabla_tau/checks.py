@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nabla_tau.batches import Batch, rows_in, take_rows, to_device
+from nabla_tau.batches import Batch, cut, rows_in, take_rows, to_device
 from nabla_tau.errors import InvalidRequest as InvalidRequest
 from nabla_tau.errors import Problems, some
 from nabla_tau.errors import UnlearningWarning as UnlearningWarning
@@ -238,8 +238,8 @@ def gradient_problems(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> li
     ]
 
 
-def first_batches(sources: dict[str, Source], device: torch.device) -> dict[str, Batch]:
-    """The first batch of each set, on the device.
+def first_batches(sources: dict[str, Source], device: torch.device, samples: int | None = None) -> dict[str, Batch]:
+    """The first batch of each set, or its first samples, on the device.
 
     Raises:
         InvalidRequest: if one cannot be read.
@@ -252,8 +252,9 @@ def first_batches(sources: dict[str, Source], device: torch.device) -> dict[str,
     batches = {}
     for name, source in sources.items():
         with problems.gathered(name, "a first batch", READING):
-            batches[name] = to_device(next(iter(source.ordered())), device)
-            rows_in(batches[name])
+            first = next(iter(source.ordered()))
+            rows_in(first)
+            batches[name] = to_device(next(cut(first, samples)), device)
     problems.refuse()
     return batches
 

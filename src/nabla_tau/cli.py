@@ -132,6 +132,9 @@ def unlearn(
     method: Annotated[str | None, typer.Option(help="nabla_tau (default) or another of nabla_tau.methods.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of both sets.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per global batch (a resource, not tuning).")] = None,
+    micro_batch_size: Annotated[
+        int | None, typer.Option(help="Samples that a process gives the model at once; the result stays the same.")
+    ] = None,
     device: DeviceOption = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would happen, change nothing, and stop.")] = False,
     as_json: JsonOption = False,
@@ -149,7 +152,8 @@ def unlearn(
 
         if output is not None:
             require_free(output)
-        options: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "device": device}
+        sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
+        options: dict[str, Any] = {"seed": seed, **sizes, "device": device}
         if method is not None:
             options["method"] = find_method(method)
         arguments = read_project(target, ids_file=forget, id_column=id_column, skip_unknown=skip_unknown)

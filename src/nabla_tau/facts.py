@@ -75,6 +75,7 @@ class Facts:
         keeps: what it cannot.
         tasks: names of the losses that it can serve; None for any.
         settings: keyword-only argument -> allowed values.
+        accumulates: whether a step can be made of micro-batches, with the result of the whole batch.
     """
 
     reference: str
@@ -85,6 +86,7 @@ class Facts:
     keeps: str
     tasks: tuple[str, ...] | None = None
     settings: Mapping[str, Range] = field(default_factory=dict)
+    accumulates: bool = False
 
 
 def described(facts: Facts) -> Callable[[MethodType], MethodType]:
@@ -117,6 +119,18 @@ def facts_of(method: Any) -> Facts | None:
         method = method.func
     found: Facts | None = getattr(method, "facts", None)
     return found
+
+
+def accumulates(method: Any) -> bool:
+    """Whether a method's step can be made of micro-batches; unknown methods are taken not to.
+
+    Example:
+        >>> from nabla_tau import methods
+        >>> accumulates(methods.nabla_tau), accumulates(methods.scrub), accumulates(lambda problem: ())
+        (True, False, False)
+    """
+    facts = facts_of(method)
+    return facts is not None and facts.accumulates
 
 
 def setting_problems(method: Any) -> list[str]:

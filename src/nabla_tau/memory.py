@@ -66,22 +66,22 @@ def free_bytes(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def fitting_batch_size(per_sample: float, state: int, free: int) -> int:
-    """The published 256 or, where memory demands it, the largest halving of it that fits.
+def fitting_batch_size(per_sample: float, state: int, free: int, size: int = PUBLISHED_BATCH_SIZE) -> int:
+    """A batch size, the published 256 for one, or the largest halving of it that memory can take.
 
     Args:
         per_sample: bytes of activations per sample.
         state: bytes of gradients and moments.
         free: bytes available.
+        size: what is wanted.
 
     Returns:
-        Samples per batch: the largest 256 / 2^k, at least 1, with size · per_sample + state ≤ 0.9 · free.
+        Samples: the largest size / 2^k, rounded down, at least 1, with samples · per_sample + state ≤ 0.9 · free.
 
     Example:
         >>> fitting_batch_size(per_sample=1e6, state=0, free=10**9), fitting_batch_size(1e7, 0, 10**9)
         (256, 64)
     """
-    size = PUBLISHED_BATCH_SIZE
     while size > 1 and size * per_sample + state > USABLE * free:
         size //= 2
     return size

@@ -8,13 +8,17 @@ Trippa, Campagnano, Bucarelli, Tolomei, Silvestri: ∇τ, arXiv:2403.14339 (2024
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from nabla_tau.batches import Batch
-from nabla_tau.problem import Epoch, Problem, finite
+from nabla_tau.problem import BatchLoss, Epoch, Problem, finite
+
+WeightOf = Callable[[BatchLoss], float]
+"""Mean loss of a forget batch -> w."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,9 @@ def descend(
 ) -> Step:
     """One step of ∇τ on a pair of batches: the optimiser is given ∇L = −w · ∇L_f + (1 − α) · ∇L_r.
 
-    Where w is 0, the forget batch costs no backward pass. A bound on w makes the square of the objective linear from
-    there on, as in Huber's loss: far from the target the pull no longer grows.
+    Where w is 0, the forget batch costs no backward pass; in micro-batches, from the second such step on. A bound on w
+    makes the square of the objective linear from there on, as in Huber's loss: far from the target the pull no longer
+    grows.
 
     Args:
         problem: model, loss and processes.
@@ -98,17 +103,42 @@ def descend(
         ...     problem.mean_loss(problem.forget) > step.forget_loss
         True
     """
-    forget = problem.batch_loss(forget_batch)
-    forget_loss = finite(float(forget.value), "a forget batch")
-    weight = min(ascent_weight(forget_loss, target_loss, alpha), largest_weight)
-    if weight > 0:
-        problem.backward(-weight * forget.local)
-    sizes = forget.size
-    del forget  # its graph, before the next one is built
-    retain = problem.batch_loss(retain_batch)
-    problem.backward((1 - alpha) * retain.local)
+
+    def weight_of(forget: BatchLoss) -> float:
+        forget_loss = finite(float(forget.value), "a forget batch")
+        return min(ascent_weight(forget_loss, target_loss, alpha), largest_weight)
+
+    ascend = _ascend if problem.micro_batch_size is None else _ascend_in_parts
+    forget, weight = ascend(problem, forget_batch, weight_of)
+    retain = problem.accumulate(retain_batch, 1 - alpha)
     problem.update(optimizer)
-    return Step(forget_loss, retain.value, sizes, retain.size, weight)
+    return Step(float(forget.value), retain.value, forget.size, retain.size, weight)
+
+
+def _ascend(problem: Problem, batch: Batch | None, weight_of: WeightOf) -> tuple[BatchLoss, float]:
+    """Add −w · ∇L_f: one forward pass gives w, and its graph the gradient."""
+    forget = problem.batch_loss(batch)
+    if (weight := weight_of(forget)) > 0:
+        problem.backward(-weight * forget.local)
+    return replace(forget, local=forget.local.detach()), weight  # without its graph, before the next one is built
+
+
+def _ascend_in_parts(problem: Problem, batch: Batch | None, weight_of: WeightOf) -> tuple[BatchLoss, float]:
+    """Add −w · ∇L_f: w is known only after the last micro-batch, so ∇L_f is accumulated as it is, then scaled.
+
+    Where the step before needed no push, the batch is first looked at without gradients: another such step costs no
+    backward pass. The look decides on nothing but that, so that its cost is all that depends on the step before.
+    """
+    if problem.resting:
+        with torch.no_grad():
+            seen = problem.batch_loss(batch)
+        if weight_of(seen) == 0:
+            return seen, 0.0
+    forget = problem.accumulate(batch)
+    weight = weight_of(forget)
+    problem.scale_gradients(-weight)
+    problem.resting = weight == 0
+    return forget, weight
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 
 from nabla_tau.memory import describe, free_bytes
 from nabla_tau.problem import Problem
+from nabla_tau.sets import largest_batch
 from nabla_tau.unlearning import Request
 
 TIMED_STEPS = 2
@@ -121,7 +122,7 @@ def _plan(problem: Problem, per_step: float, per_batch: float, check_seconds: fl
         settings.get("target_refreshes", 0) + 2
     ) * problem.validation.batches + 2 * problem.forget.batches
     forget, retain = problem.forget, problem.retain
-    sizes = [source.batch_size or -(-source.size // source.batches) for source in (forget, retain)]
+    at_once = max(-(-largest_batch(source) // problem.engine.share[1]) for source in (forget, retain))
     forget_passes = settings.get("forget_passes", settings["epochs"])
     passes = (
         forget_passes * forget.size + settings.get("retain_passes", settings["steps"] / retain.batches) * retain.size
@@ -136,7 +137,7 @@ def _plan(problem: Problem, per_step: float, per_batch: float, check_seconds: fl
         seconds=settings["steps"] * per_step + measured_batches * per_batch,
         check_seconds=check_seconds,
         step_bytes=round(
-            settings["activation_bytes_per_sample"] * max(sizes) / problem.engine.share[1]
+            settings["activation_bytes_per_sample"] * min(at_once, problem.micro_batch_size or at_once)
             + settings["state_bytes"]
             + weights * (1 + settings.get("teachers", 0))
         ),

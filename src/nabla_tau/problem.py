@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
-from nabla_tau.batches import Batch, rows_in, take_rows, to_device
+from nabla_tau.batches import Batch, cut, rows_in, take_rows, to_device
 from nabla_tau.engine import Engine
 from nabla_tau.errors import InvalidRequest
 from nabla_tau.losses import PerSampleLoss, logits_of, not_one_each
@@ -86,6 +86,8 @@ class Problem:
         around_loss: entered around every forward and backward pass; by default it switches functional dropout off.
         warnings: what the reader of the result must know.
         sets: the sets as they were passed in, by name.
+        micro_batch_size: samples that a process gives the model at once; None for its whole share of a batch.
+        resting: whether the last forget batch needed no push.
         steps: steps done.
         total_steps: steps announced.
 
@@ -116,6 +118,8 @@ class Problem:
     around_loss: Callable[[], AbstractContextManager[Any]] = WithoutDropout
     warnings: list[str] = field(default_factory=list)
     sets: dict[str, Any] = field(default_factory=dict)
+    micro_batch_size: int | None = None
+    resting: bool = False
     steps: int = 0
     total_steps: int = 0
 
@@ -141,11 +145,42 @@ class Problem:
 
     def mean(self, values: Tensor) -> BatchLoss:
         """Mean over a global batch of anything per sample: shape (n,) on this process, n = 0 for an empty share."""
-        size = len(values)
-        if self.engine.share[1] > 1:
-            size = int(self.engine.sum(torch.tensor(size, device=self.engine.device)))
+        size = self._samples_of_all(len(values))
         local = values.sum() / max(size, 1)
         return BatchLoss(local, self.engine.sum(local.detach().to(self.engine.sum_type)), size)
+
+    def accumulate(self, batch: Batch | None, weight: float = 1.0) -> BatchLoss:
+        """Add weight · ∇L of a global batch, a micro-batch after the other: only one is in memory at a time.
+
+            L = 1/N Σ_m Σ_{i in m} ℓ_i,    so    ∇L = Σ_m ∇(1/N Σ_{i in m} ℓ_i)
+
+        The N of the whole batch is known before, so that no mean of means is formed and a short micro-batch counts
+        for what it holds.
+
+        Returns:
+            The mean loss, without graph.
+        """
+        size = self._samples_of_all(0 if batch is None else rows_in(batch))
+        total = torch.zeros((), dtype=self.engine.sum_type, device=self.engine.device)
+        for part in cut(batch, self.micro_batch_size):
+            local = self.losses(part).sum() / max(size, 1)
+            self.backward(weight * local)
+            total += local.detach()
+        return BatchLoss(total, self.engine.sum(total), size)
+
+    def scale_gradients(self, factor: float) -> None:
+        """Multiply what was accumulated, in place: no second copy. By 0, a parameter is left without gradient."""
+        gradients = [parameter.grad for parameter in self.trainable() if parameter.grad is not None]
+        if factor == 0:
+            self.model.zero_grad(set_to_none=True)
+        elif gradients:
+            torch._foreach_mul_(gradients, factor)
+
+    def _samples_of_all(self, mine: int) -> int:
+        """Samples of a global batch, of which this process holds so many."""
+        if self.engine.share[1] == 1:
+            return mine
+        return int(self.engine.sum(torch.tensor(mine, device=self.engine.device)))
 
     def backward(self, local: Tensor) -> None:
         """Add the gradient of this process's part of a loss."""
@@ -239,6 +274,10 @@ class Problem:
     def _read(self, read: Callable[[nn.Module, Batch], Tensor], batch: Batch | None) -> Tensor:
         if batch is None:
             return torch.zeros(0, device=self.engine.device)
+        parts = [self._read_part(read, part) for part in cut(batch, self.micro_batch_size)]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _read_part(self, read: Callable[[nn.Module, Batch], Tensor], batch: Batch) -> Tensor:
         alone = self.model.training and rows_in(batch) == 1
         with (
             self.engine.autocast(),

@@ -13,15 +13,19 @@ from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
 from nabla_tau.splitting import split, without_ids
 
-AUDITED, TUNED = ("test", "retrained", "matched"), ("own_validation",)
+AUDITED, TUNED, RESOURCES = ("test", "retrained", "matched"), ("own_validation",), ("micro_batch_size",)
 SHARED = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device")
-ARGUMENTS = (*SHARED, *AUDITED, *TUNED)
+ARGUMENTS = (*SHARED, *RESOURCES, *AUDITED, *TUNED)
 REQUIRED = {
     "unlearn": ("model", "forget", "retain", "validation"),
     "audit": ("model", "forget", "retain", "test"),
     "tune": ("model", "forget", "retain", "validation"),
 }
-UNREAD = {"unlearn": (*AUDITED, *TUNED), "audit": ("method", *TUNED), "tune": ("method", *AUDITED)}
+UNREAD = {
+    "unlearn": (*AUDITED, *TUNED),
+    "audit": ("method", *RESOURCES, *TUNED),
+    "tune": ("method", *RESOURCES, *AUDITED),
+}
 
 
 def read_project(

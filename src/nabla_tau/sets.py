@@ -209,6 +209,16 @@ def open_set(data: Any, batch_size: int) -> Source:
     return Source(size, batch_size, -(-size // batch_size), fetch=fetch)
 
 
+def largest_batch(source: Source) -> int:
+    """Samples in a full batch; their mean where the batch sampler of a loader decides.
+
+    Example:
+        >>> largest_batch(open_set(torch.arange(5), batch_size=2))
+        2
+    """
+    return source.batch_size or -(-source.size // source.batches)
+
+
 def base_rows(data: Any) -> tuple[Any, np.ndarray[Any, Any] | None]:
     """What a set was cut from: the dataset underneath, and the row numbers in it (None where unknown).
 

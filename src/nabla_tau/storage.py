@@ -79,6 +79,8 @@ class Unlearned:
         ]
         if "batch_size_reason" in settings:
             lines.append(f"batch size {settings['batch_size']['forget']}: {settings['batch_size_reason']}")
+        if "micro_batch_size_reason" in settings:
+            lines.append(f"micro-batches of {settings['micro_batch_size']}: {settings['micro_batch_size_reason']}")
         lines.extend(f"warning: {text}" for text in self.warnings)
         return "\n".join(lines)
 

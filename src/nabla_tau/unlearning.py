@@ -17,8 +17,8 @@ from torch import nn
 from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
 from nabla_tau.engine import Engine, device_problems, start_engine
-from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
-from nabla_tau.facts import setting_problems, suggestion, task_problems
+from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
+from nabla_tau.facts import accumulates, setting_problems, suggestion, task_problems
 from nabla_tau.losses import PerSampleLoss, name_of, ready_made
 from nabla_tau.memory import (
     PUBLISHED_BATCH_SIZE,
@@ -27,10 +27,10 @@ from nabla_tau.memory import (
     free_bytes,
     state_bytes,
 )
-from nabla_tau.modes import WithoutDropout, unlearning_modes
+from nabla_tau.modes import WithoutDropout, reads_the_batch, unlearning_modes
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
-from nabla_tau.sets import Source, generators_of, open_set
+from nabla_tau.sets import Source, generators_of, largest_batch, open_set
 from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
 
@@ -48,6 +48,7 @@ def unlearn(
     loss: PerSampleLoss | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    micro_batch_size: int | None = None,
     device: str | torch.device | None = None,
 ) -> Unlearned:
     """Give back a model that no longer carries the forget set; nothing needs to be tuned.
@@ -63,7 +64,11 @@ def unlearn(
         method: how to unlearn, one of `nabla_tau.methods`.
         loss: per-sample loss `(model, batch) -> (N,)`; None chooses it where outputs and targets leave no doubt.
         seed: same seed, machine, versions, threads, device and processes: same weights, bit for bit.
-        batch_size: samples per global batch; None is the published 256, or less where memory demands it.
+        batch_size: samples per global batch; None is the published 256 (with a baseline less, where memory demands
+            it).
+        micro_batch_size: samples that a process gives the model at once; gradients are accumulated over as many as
+            make up its share of a batch, and the result is that of the whole batch. None is all of it, or as many as
+            memory can take.
         device: None is Accelerate's choice, a GPU where there is one.
 
     Returns:
@@ -94,7 +99,7 @@ def unlearn(
     Reference:
         Trippa et al., ∇τ, arXiv:2403.14339 (2024).
     """
-    return Request(model, forget, retain, validation, method, loss, seed, batch_size, device).run()
+    return Request(model, forget, retain, validation, method, loss, seed, batch_size, micro_batch_size, device).run()
 
 
 @dataclass
@@ -119,6 +124,7 @@ class Request:
     loss: PerSampleLoss | None = None
     seed: int = 0
     batch_size: int | None = None
+    micro_batch_size: int | None = None
     device: str | torch.device | None = None
     on_step: Callable[[int, int], None] = lambda done, total: None
 
@@ -204,6 +210,7 @@ class Request:
                 settings={**settings, **self.facts(sources, loss, engine, findings)},
                 on_step=self.on_step,
                 sets=sets,
+                micro_batch_size=settings["micro_batch_size"],
             )
             for text in findings.warnings:
                 self.warn(problem, text)
@@ -212,8 +219,11 @@ class Request:
     def argument_problems(self) -> list[str]:
         """What is wrong with the arguments that are neither model nor set."""
         problems = [*whole_number("seed", self.seed, 0, 2**32), *device_problems(self.device)]
-        if self.batch_size is not None:
-            problems += whole_number("batch_size", self.batch_size, 1, 2**31)
+        for name in ("batch_size", "micro_batch_size"):
+            if getattr(self, name) is not None:
+                problems += whole_number(name, getattr(self, name), 1, 2**31)
+        if self.micro_batch_size is not None:
+            problems += self.accumulation_problems()
         if not torch.is_grad_enabled() or any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
             problems.append(
                 "unlearn: expected a call with gradients on and without autocast, got one inside torch.no_grad(), "
@@ -231,6 +241,22 @@ class Request:
             problems += checks.loss_problems(self.loss)
         return problems
 
+    def accumulation_problems(self) -> list[str]:
+        """Why the batches of a request cannot be made of micro-batches, if they cannot."""
+        problems = []
+        if not accumulates(self.method):
+            able = " or ".join(f"methods.{name}" for name, method in methods.METHODS.items() if accumulates(method))
+            problems.append(
+                f"micro_batch_size: expected {able}, whose steps are sums over samples, got another method: leave it "
+                "out; batches that do not fit into memory are then made smaller."
+            )
+        if isinstance(self.model, nn.Module) and (norms := reads_the_batch(self.model)):
+            problems.append(
+                "micro_batch_size: expected a model that reads samples one by one, got batch norm without running "
+                f"statistics in {some(norms)}: leave it out, and set batch_size to what fits into memory."
+            )
+        return problems
+
     def check_data(
         self, sets: checks.Sets, sources: dict[str, Source], model: nn.Module, engine: Engine
     ) -> tuple[PerSampleLoss, checks.Findings]:
@@ -240,7 +266,7 @@ class Request:
             InvalidRequest: with every problem found in the data.
         """
         with engine.autocast(), WithoutDropout():
-            batches = checks.first_batches(sources, engine.device)
+            batches = checks.first_batches(sources, engine.device, self.micro_batch_size)
             loss = self.loss or self.choose_loss(model, list(batches.values()))
             if problems := task_problems(self.method, name_of(loss) if ready_made(loss) else "a loss of your own"):
                 raise InvalidRequest(problems)
@@ -271,23 +297,32 @@ class Request:
         loss: PerSampleLoss,
         engine: Engine,
     ) -> tuple[dict[str, Source], dict[str, Any]]:
-        """Sources with a batch size that fits into memory, and what was measured."""
-        batch = next(iter(checks.first_batches({"forget": sources["forget"]}, engine.device).values()))
+        """Sources and batch sizes that fit into memory, and what was measured."""
+        forget = {"forget": sources["forget"]}
+        batch = checks.first_batches(forget, engine.device, self.micro_batch_size)["forget"]
         with engine.autocast(), WithoutDropout():
             per_sample = activation_bytes(model, loss, batch)
-        state = state_bytes(model)
-        size = self.batch_size
-        if size is None:
-            fits = fitting_batch_size(per_sample, state, free_bytes(engine.device) * engine.share[1])
-            size = engine.minimum(fits)
+        state, free, processes = state_bytes(model), free_bytes(engine.device), engine.share[1]
+        in_parts = accumulates(self.method) and not reads_the_batch(model)
+        reasons = {}
+        if self.batch_size is None and not in_parts:
+            size = engine.minimum(fitting_batch_size(per_sample, state, free * processes))
             sources = {name: open_set(data, size) for name, data in sets.items()}
-        settings: dict[str, Any] = {
+            if size < PUBLISHED_BATCH_SIZE:
+                reasons["batch_size_reason"] = f"{PUBLISHED_BATCH_SIZE} samples do not fit into free memory"
+        share = max(-(-largest_batch(source) // processes) for source in sources.values())
+        micro = self.micro_batch_size
+        if micro is None and in_parts:
+            micro = engine.minimum(fitting_batch_size(per_sample, state, free, share))
+            if micro < share:
+                reasons["micro_batch_size_reason"] = f"{share} samples do not fit into free memory at once"
+        settings = {
             "batch_size": {name: source.batch_size for name, source in sources.items()},
+            "micro_batch_size": None if micro is None or micro >= share else int(micro),
             "activation_bytes_per_sample": round(per_sample),
             "state_bytes": state,
+            **reasons,
         }
-        if self.batch_size is None and size < PUBLISHED_BATCH_SIZE:
-            settings["batch_size_reason"] = f"{PUBLISHED_BATCH_SIZE} samples do not fit into free memory"
         return sources, settings
 
     def facts(

@@ -150,6 +150,7 @@ def cases_of_nabla_tau():
         found[f"{name}, tensors"] = 1e-9, {**request(with_statistics, images, 11), **whole}
         hardly_trained = request(with_statistics, images, 11, training_steps=1)  # w is 0 in some of the steps
         found[f"{name}, shuffled loaders"] = 1e-9, {**in_loaders(hardly_trained), **whole}
+        found[f"{name}, micro-batches"] = 1e-9, {**in_loaders(hardly_trained), **whole, "micro_batch_size": 2}
         found[f"{name}, one row"] = 1e-9, {**request(with_statistics, images, 1), **whole}
         found[f"{name}, one row in a loader"] = 1e-9, {**in_loaders(request(with_statistics, images, 1)), **whole}
         # in single precision, 20 steps: 5 epochs of 4 batches, 20 of 1
@@ -158,6 +159,10 @@ def cases_of_nabla_tau():
         found[f"{name}, single precision, one row"] = 1e-5, {**one_row, "method": first(20, method)}
         some_unlabelled = {**request(Texts, texts, 11), "loss": losses.token_classification}
         found[f"{name}, samples without labels"] = 1e-9, {**some_unlabelled, **whole}
+        found[f"{name}, samples without labels, micro-batches"] = (
+            1e-9,
+            {**some_unlabelled, **whole, "micro_batch_size": 1},
+        )
     return found
 
 

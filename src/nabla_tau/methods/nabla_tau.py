@@ -95,6 +95,7 @@ def derive(problem: Problem) -> Settings:
         mode="eval",
         forgets="any rows, as far as the mean loss of unseen data",
         keeps="rows that cost as much as unseen data from the start",
+        accumulates=True,
     )
 )
 def nabla_tau(problem: Problem) -> Iterator[Epoch]:
@@ -255,7 +256,7 @@ def settle_learning_rate(problem: Problem, target_loss: float) -> tuple[float, f
 def _descend_on_retain(problem: Problem, rate: float) -> None:
     optimizer = problem.adamw(rate, WEIGHT_DECAY)
     for batch in islice(retain_batches(problem), TRIAL_STEPS):
-        problem.backward(problem.batch_loss(batch).local)
+        problem.accumulate(batch)
         problem.update(optimizer)
 
 

@@ -26,6 +26,7 @@ LAST_LEARNING_RATE_FACTOR = 0.1
         mode="eval",
         forgets="any rows, as far as the mean loss of unseen data",
         keeps="single rows (α is too small), and sets beyond what its formulas allow",
+        accumulates=True,
     )
 )
 def nabla_tau_published(problem: Problem) -> Iterator[Epoch]:
