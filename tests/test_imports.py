@@ -16,6 +16,7 @@ LAYERS = [
     {"batches", "engine", "membership", "modes", "randomness"},
     {"losses", "sets"},
     {"memory", "problem", "splitting", "tasks"},
+    {"original"},
     {"descent", "distillation", "facts", "fisher", "mixing", "objective", "relabelling", "storage", "survey"},
     {"checks", "methods.*"},
     {"methods"},

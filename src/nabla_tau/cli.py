@@ -136,6 +136,9 @@ def unlearn(
         int | None, typer.Option(help="Samples that a process gives the model at once; the result stays the same.")
     ] = None,
     device: DeviceOption = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Make no copy of the model; its weights are on disk meanwhile.")
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would happen, change nothing, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -153,7 +156,7 @@ def unlearn(
         if output is not None:
             require_free(output)
         sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
-        options: dict[str, Any] = {"seed": seed, **sizes, "device": device}
+        options: dict[str, Any] = {"seed": seed, **sizes, "device": device, "in_place": in_place or None}
         if method is not None:
             options["method"] = find_method(method)
         arguments = read_project(target, ids_file=forget, id_column=id_column, skip_unknown=skip_unknown)

@@ -27,7 +27,8 @@ class Plan:
         seconds_per_step: mean of two steps, after one that is not counted.
         seconds: steps and measurements of the target together; the checks, already done, not counted.
         check_seconds: what reading and checking every row took just now.
-        step_bytes: memory of a step: activations, gradients, optimiser moments and the copy of the model.
+        step_bytes: memory of a step: activations, gradients, optimiser moments and, but for `in_place`, the copy of the
+            model.
         free_bytes: memory free on the device.
         training_passes: samples that steps are made on, forget and retain, over the samples of the training set: 2.5 is
             the work of 2.5 epochs of training.
@@ -102,16 +103,17 @@ def plan(request: Request) -> Plan:
             raise _Measured
 
     request.on_step = on_step
-    with request.prepared() as problem:
-        check_seconds = time.perf_counter() - started
-        measured = _seconds_per_batch(problem)
-        free = free_bytes(problem.engine.device)
-        ticks.append(time.perf_counter())
-        try:
+    try:
+        with request.prepared() as problem:
+            check_seconds = time.perf_counter() - started
+            measured = _seconds_per_batch(problem)
+            free = free_bytes(problem.engine.device)
+            ticks.append(time.perf_counter())
             for _ in request.method(problem):
                 pass
-        except _Measured:
-            pass
+            raise _Measured  # left as a failure is, so that an original that was given up is put back
+    except _Measured:
+        pass
     steps = [later - earlier for earlier, later in pairwise(ticks[1:])] or [ticks[-1] - ticks[0]]
     return _plan(problem, sum(steps) / len(steps), measured, check_seconds, free)
 
@@ -139,7 +141,7 @@ def _plan(problem: Problem, per_step: float, per_batch: float, check_seconds: fl
         step_bytes=round(
             settings["activation_bytes_per_sample"] * min(at_once, problem.micro_batch_size or at_once)
             + settings["state_bytes"]
-            + weights * (1 + settings.get("teachers", 0))
+            + weights * ((not settings["in_place"]) + settings.get("teachers", 0))
         ),
         free_bytes=free,
         training_passes=passes / (forget.size + retain.size),

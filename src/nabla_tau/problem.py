@@ -74,7 +74,7 @@ class Problem:
 
     Attributes:
         model: the copy to be changed.
-        original: the model passed in; read, never written.
+        original: the model passed in; read, never written. Where it was given up it is `model` itself.
         forget: the forget set D_f.
         retain: the retain set D_r.
         validation: the validation set D_v.
@@ -88,6 +88,7 @@ class Problem:
         sets: the sets as they were passed in, by name.
         micro_batch_size: samples that a process gives the model at once; None for its whole share of a batch.
         resting: whether the last forget batch needed no push.
+        put_back: gives the model the original's weights again.
         steps: steps done.
         total_steps: steps announced.
 
@@ -120,6 +121,7 @@ class Problem:
     sets: dict[str, Any] = field(default_factory=dict)
     micro_batch_size: int | None = None
     resting: bool = False
+    put_back: Callable[[], None] = lambda: None
     steps: int = 0
     total_steps: int = 0
 
@@ -223,9 +225,7 @@ class Problem:
         try:
             yield
         finally:
-            with torch.no_grad():
-                for parameter, original in zip(self.model.parameters(), self.original.parameters(), strict=True):
-                    parameter.copy_(original)
+            self.put_back()
             self.steps = steps
 
     def adamw(self, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

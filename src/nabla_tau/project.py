@@ -13,7 +13,7 @@ from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
 from nabla_tau.splitting import split, without_ids
 
-AUDITED, TUNED, RESOURCES = ("test", "retrained", "matched"), ("own_validation",), ("micro_batch_size",)
+AUDITED, TUNED, RESOURCES = ("test", "retrained", "matched"), ("own_validation",), ("micro_batch_size", "in_place")
 SHARED = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device")
 ARGUMENTS = (*SHARED, *RESOURCES, *AUDITED, *TUNED)
 REQUIRED = {

@@ -1,6 +1,5 @@
 """`unlearn()`: from a trained model and a request to a model without the forgotten samples."""
 
-import copy
 import platform
 import time
 import warnings
@@ -18,7 +17,7 @@ from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
 from nabla_tau.engine import Engine, device_problems, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
-from nabla_tau.facts import accumulates, setting_problems, suggestion, task_problems
+from nabla_tau.facts import SECOND_MODEL, accumulates, facts_of, setting_problems, suggestion, task_problems
 from nabla_tau.losses import PerSampleLoss, name_of, ready_made
 from nabla_tau.memory import (
     PUBLISHED_BATCH_SIZE,
@@ -28,6 +27,7 @@ from nabla_tau.memory import (
     state_bytes,
 )
 from nabla_tau.modes import WithoutDropout, reads_the_batch, unlearning_modes
+from nabla_tau.original import copied, given_up
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
 from nabla_tau.sets import Source, generators_of, largest_batch, open_set
@@ -50,6 +50,7 @@ def unlearn(
     batch_size: int | None = None,
     micro_batch_size: int | None = None,
     device: str | torch.device | None = None,
+    in_place: bool = False,
 ) -> Unlearned:
     """Give back a model that no longer carries the forget set; nothing needs to be tuned.
 
@@ -57,7 +58,7 @@ def unlearn(
     whose batch size, order and collate are kept.
 
     Args:
-        model: the original model, any `nn.Module`; it is not touched.
+        model: the original model, any `nn.Module`; it is not touched, unless `in_place`.
         forget: D_f, training samples to remove.
         retain: D_r, training samples to keep.
         validation: D_v, samples never trained on; their mean loss is the target τ.
@@ -70,9 +71,12 @@ def unlearn(
             make up its share of a batch, and the result is that of the whole batch. None is all of it, or as many as
             memory can take.
         device: None is Accelerate's choice, a GPU where there is one.
+        in_place: change the original itself, where memory is short of a copy; its weights are on disk meanwhile, and it
+            gets them back if anything fails.
 
     Returns:
-        An `Unlearned`: the new model, on the device of the original, with what was done and derived.
+        An `Unlearned`: the new model (with `in_place`, the one passed in), on the device of the original, with what was
+        done and derived.
 
     Raises:
         InvalidRequest: if the request cannot be carried out, with every problem found.
@@ -99,7 +103,9 @@ def unlearn(
     Reference:
         Trippa et al., ∇τ, arXiv:2403.14339 (2024).
     """
-    return Request(model, forget, retain, validation, method, loss, seed, batch_size, micro_batch_size, device).run()
+    return Request(
+        model, forget, retain, validation, method, loss, seed, batch_size, micro_batch_size, device, in_place
+    ).run()
 
 
 @dataclass
@@ -126,21 +132,29 @@ class Request:
     batch_size: int | None = None
     micro_batch_size: int | None = None
     device: str | torch.device | None = None
+    in_place: bool = False
     on_step: Callable[[int, int], None] = lambda done, total: None
 
     def run(self) -> Unlearned:
         """Check, copy, unlearn, measure."""
         started = time.perf_counter()
         with self.prepared() as problem:
-            before = measure(problem)
-            if before.forget >= before.unseen:
-                self.warn(
-                    problem,
-                    f"forget: its mean loss, {before.forget:.4g}, is not below that of unseen data, "
-                    f"{before.unseen:.4g}: the target gives no push. This does not show that nothing is remembered.",
-                )
-            epochs = list(self.method(problem))
-            after = measure(problem)
+            unlearned = self.unlearned(problem)
+        unlearned.model.to(_device_of(self.model))
+        unlearned.seconds = time.perf_counter() - started
+        return unlearned
+
+    def unlearned(self, problem: Problem) -> Unlearned:
+        """Unlearn and measure. What fails here, a warning made an error too, gives an original given up its weights."""
+        before = measure(problem)
+        if before.forget >= before.unseen:
+            self.warn(
+                problem,
+                f"forget: its mean loss, {before.forget:.4g}, is not below that of unseen data, "
+                f"{before.unseen:.4g}: the target gives no push. This does not show that nothing is remembered.",
+            )
+        epochs = list(self.method(problem))
+        after = measure(problem)
         reached = after.forget >= after.unseen - (1 - REACHED) * abs(after.unseen - before.forget)
         if not reached:
             self.warn(
@@ -171,12 +185,11 @@ class Request:
             reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after",
         )
         return Unlearned(
-            model=problem.model.to(_device_of(self.model)),
+            model=problem.model,
             epochs=epochs,
             settings=problem.settings,
             reached_target=reached,
             warnings=problem.warnings,
-            seconds=time.perf_counter() - started,
         )
 
     @contextmanager
@@ -193,9 +206,12 @@ class Request:
         problems[:0] = wrong
         problems.refuse()
         engine = start_engine(self.device)
-        model = _copy(self.model).to(engine.device)
         generators = [g for data in sets.values() for g in generators_of(data)]
-        with seeded(int(self.seed), generators, on_gpu=engine.device.type == "cuda"), unlearning_modes(model):
+        with (
+            (given_up if self.in_place else copied)(self.model, engine.device) as (model, put_back),
+            seeded(int(self.seed), generators, on_gpu=engine.device.type == "cuda"),
+            unlearning_modes(model),
+        ):
             loss, findings = self.check_data(sets, sources, model, engine)
             sources, settings = self.fit_batches(sets, sources, model, loss, engine)
             problem = Problem(
@@ -211,6 +227,7 @@ class Request:
                 on_step=self.on_step,
                 sets=sets,
                 micro_batch_size=settings["micro_batch_size"],
+                put_back=put_back,
             )
             for text in findings.warnings:
                 self.warn(problem, text)
@@ -236,10 +253,22 @@ class Request:
             problems.append(
                 f"method: expected a function of nabla_tau.methods or one like them, got {self.method!r}: {hint}"
             )
-        problems += setting_problems(self.method)
+        problems += [*setting_problems(self.method), *self.in_place_problems()]
         if self.loss is not None:
             problems += checks.loss_problems(self.loss)
         return problems
+
+    def in_place_problems(self) -> list[str]:
+        """Why the original cannot be given up, if it cannot."""
+        facts = facts_of(self.method)
+        if type(self.in_place) is not bool:
+            return [f"in_place: expected True or False, got {self.in_place!r}."]
+        if not self.in_place or facts is None or (facts.mode == "eval" and SECOND_MODEL not in facts.needs):
+            return []
+        return [
+            f"in_place: expected a method that can do without the original, got {name_of(self.method)}, "  # type: ignore[arg-type]
+            "which reads it: leave in_place out, or pass methods.nabla_tau."
+        ]
 
     def accumulation_problems(self) -> list[str]:
         """Why the batches of a request cannot be made of micro-batches, if they cannot."""
@@ -335,6 +364,7 @@ class Request:
             "loss_chosen_by": "inference" if self.loss is None else "caller",
             "seed": int(self.seed),
             "samples": {name: source.size for name, source in sources.items()},
+            "in_place": self.in_place,
             "skipped_ids": len(checks.skipped_ids(self.forget)),
             "original_fingerprint": fingerprint(self.model),
             "retain_fingerprint": findings.contents["retain"].hex(),
@@ -353,7 +383,7 @@ class Request:
         """Warn once, on the main process, and keep the warning with the result."""
         problem.warnings.append(text)
         if problem.engine.is_main:
-            warnings.warn(text, UnlearningWarning, stacklevel=4)
+            warnings.warn(text, UnlearningWarning, stacklevel=5)
 
 
 @dataclass(frozen=True)
@@ -416,18 +446,6 @@ def damage(before: Losses, after: Losses) -> list[str]:
             "compare the accuracy on it with the original's before using the model."
         )
     return found
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:
-        raise InvalidRequest(
-            [
-                f"model: expected a module that can be copied, got {type(error).__name__} ({error}): detach tensors "
-                "that it keeps from an earlier forward pass."
-            ]
-        ) from error
 
 
 def _device_of(model: nn.Module) -> torch.device:
