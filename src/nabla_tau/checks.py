@@ -16,7 +16,7 @@ from nabla_tau.errors import InvalidRequest as InvalidRequest
 from nabla_tau.errors import Problems, some
 from nabla_tau.errors import UnlearningWarning as UnlearningWarning
 from nabla_tau.losses import LOSSES, PerSampleLoss, TokenLoss, name_of, not_one_each, ready_made
-from nabla_tau.sets import Source, base_rows, chosen_rows, open_set
+from nabla_tau.sets import RowNumbers, Source, base_rows, chosen_rows, is_stream, open_set
 from nabla_tau.splitting import read_column
 from nabla_tau.survey import Digest, Survey, survey
 from nabla_tau.tasks import first_logits, misfit, unfit
@@ -24,7 +24,7 @@ from nabla_tau.tasks import first_logits, misfit, unfit
 Sets = dict[str, Any]
 """Name of a set -> the set."""
 
-BaseRows = tuple[Any, np.ndarray[Any, Any] | None]
+BaseRows = tuple[Any, RowNumbers | None]
 """The dataset that a set was cut from, and its rows in it, where they are known."""
 
 
@@ -41,6 +41,7 @@ class Findings:
         warnings: one sentence each.
         equal: two set names -> positions in the first and in the second of the rows whose content is in both.
         repeats: set name, but for the retain set -> positions of the rows whose content stands before them in the set.
+        surveys: set name -> what its pass counted and met.
         contents: set name -> sum of the SHA-256 of its rows modulo 2^256. A few rows could be guessed from it: that of
             forget rows leaves the program under a salt only.
     """
@@ -50,6 +51,7 @@ class Findings:
     equal: dict[tuple[str, str], tuple[list[int], list[int]]]
     repeats: dict[str, list[int]]
     contents: dict[str, Digest]
+    surveys: dict[str, Survey]
 
 
 def model_problems(model: Any) -> list[str]:
@@ -127,13 +129,16 @@ def loss_problems(loss: Any) -> list[str]:
     ]
 
 
-def open_sets(sets: Sets, batch_size: int, sharing_ids: Collection[str] = ()) -> tuple[dict[str, Source], Problems]:
+def open_sets(
+    sets: Sets, batch_size: int, sharing_ids: Collection[str] = (), streams: Collection[str] = ()
+) -> tuple[dict[str, Source], Problems]:
     """Make every set readable; what is wrong with them, as far as it shows without reading them.
 
     Args:
         sets: forget, retain and validation set by name.
         batch_size: samples per batch, where a set is no `DataLoader`.
         sharing_ids: sets that may hold rows of ids that are to be forgotten.
+        streams: sets that may be streams.
 
     Returns:
         The sets that can be read, by name, and one sentence per problem.
@@ -151,14 +156,20 @@ def open_sets(sets: Sets, batch_size: int, sharing_ids: Collection[str] = ()) ->
         with problems.gathered(name, "a set that can be opened", "see its __len__, or the loader's sampler."):
             source = sources[name] = open_set(data, batch_size)
             based[name] = base_rows(data)
-            if source.size == 0:
+            if is_stream(data) and name not in streams:
+                problems.append(
+                    f"{name}: expected a set whose rows can be read by position, got a stream, which "
+                    f"{f'only {some(list(streams))} may be' if streams else 'cannot be'}: store it in a map-style "
+                    "dataset."
+                )
+            elif source.counted and source.size == 0:
                 problems.append(f"{name}: expected samples, got an empty set.")
             elif name == "forget" and _drops_samples(data):
                 problems.append(
                     "forget: expected a loader that reads every sample, got drop_last=True, which leaves some out of "
                     "every pass: use drop_last=False."
                 )
-            elif source.batches == 0:
+            elif source.counted and source.batches == 0:
                 problems.append(
                     f"{name}: expected at least one batch, got none of {source.size} samples, because drop_last=True "
                     "leaves out what does not fill one: use drop_last=False."
@@ -307,7 +318,7 @@ def survey_sets(
         >>> findings.equal
         {('forget', 'retain'): ([0], [0])}
     """
-    order = sorted(sources, key=lambda name: sources[name].size)
+    order = sorted(sources, key=lambda name: (not sources[name].counted, sources[name].size))
     hashes: dict[str, dict[Digest, list[int]]] = {name: {} for name in order}
     surveys: dict[str, Survey] = {}
     copies: dict[tuple[str, str], list[tuple[Digest, int]]] = {}
@@ -359,7 +370,7 @@ def survey_sets(
         *_repeated(repeats, surveys, numbers),
     ]
     whole = {name: (total % 2**256).to_bytes(32) for name, total in contents.items()}
-    return Findings(problems, warnings, equal, repeats, whole)
+    return Findings(problems, warnings, equal, repeats, whole, surveys)
 
 
 def skipped_ids(data: Any) -> list[str]:

@@ -1,12 +1,13 @@
 """The forget, retain and validation sets: whatever the user has, read batch by batch.
 
-A set is a map-style dataset (torch or Hugging Face), a tuple or dict of tensors or arrays, or a `DataLoader`.
+A set is a map-style dataset (torch or Hugging Face), a tuple or dict of tensors or arrays, or a `DataLoader`. The
+retain set may also be a stream.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -27,10 +28,15 @@ from torch.utils.data import (
 )
 
 from nabla_tau.batches import Batch, share_of, take_share
+from nabla_tau.orders import in_order, shuffled
 from nabla_tau.randomness import undisturbed
+from nabla_tau.streams import Stream
 
 Fetch = Callable[[Tensor], Batch]
 """Row positions -> batch."""
+
+RowNumbers = range | np.ndarray[Any, Any]
+"""Row numbers in a dataset; a range where they are all of them, which takes no memory."""
 
 Share = tuple[int, int]
 """(rank, number of processes)."""
@@ -134,6 +140,8 @@ class Source:
         fetch: reads rows by position; None where the set is a `DataLoader`.
         loader: the user's `DataLoader`, or None.
         measured: the loader's samples in the order of their rows, where that order can be known.
+        stream: the stream that the set is, or None.
+        counted: whether `size` and `batches` are known; those of a stream are when it was read once.
 
     Example:
         >>> source = open_set(torch.arange(5), batch_size=2)
@@ -150,6 +158,12 @@ class Source:
     fetch: Fetch | None = None
     loader: DataLoader[Any] | None = None
     measured: DataLoader[Any] | None = None
+    stream: Stream | None = None
+    counted: bool = True
+
+    def with_count(self, size: int, batches: int) -> "Source":
+        """The same, with what one pass gave, where it was not known before."""
+        return self if self.counted else replace(self, size=size, batches=batches, counted=True)
 
     def ordered(self, share: Share = (0, 1)) -> Iterator[Batch | None]:
         """One pass for measuring, in the same order every time; no generator is disturbed.
@@ -158,30 +172,41 @@ class Source:
             This process's share of the next batch, on the device of the set; None where it has no part in it.
         """
         if self.fetch is not None:
-            yield from self._read(self.fetch, torch.arange(self.size), share)
+            yield from self._read(self.fetch, in_order(self.size, self._full), share)
+            return
+        if self.stream is not None:
+            yield from (take_share(batch, share) for batch in self.stream.batches(self._full))
             return
         with undisturbed(generators_of(self.loader)):
-            for batch in self.measured or self.loader or ():
-                yield take_share(batch, share)
+            assert self.loader is not None
+            loader = self.loader if self.measured is None else self.measured  # not `or`: a stream has no length
+            yield from (take_share(batch, share) for batch in loader)
 
     def one_pass(self, generator: torch.Generator, share: Share = (0, 1)) -> Iterator[Batch | None]:
-        """One pass for descending: shuffled by the generator, or in the loader's own order.
+        """One pass for descending: shuffled by the generator (a stream within a buffer), or in the loader's own order.
 
         Yields:
             This process's share of the next batch, on the device of the set; None where it has no part in it.
         """
         if self.fetch is not None:
-            yield from self._read(self.fetch, torch.randperm(self.size, generator=generator), share)
+            yield from self._read(self.fetch, shuffled(self.size, self._full, generator), share)
+            return
+        if self.stream is not None:
+            yield from (take_share(batch, share) for batch in self.stream.batches(self._full, generator))
             return
         # A loader without a generator draws its order from the global state: the same on every process, whatever the
         # model drew on its own share before.
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        for batch in self.loader or ():
-            yield take_share(batch, share)
+        assert self.loader is not None
+        yield from (take_share(batch, share) for batch in self.loader)
 
-    def _read(self, fetch: Fetch, order: Tensor, share: Share) -> Iterator[Batch | None]:
-        assert self.batch_size is not None
-        for positions in torch.split(order, self.batch_size):
+    @property
+    def _full(self) -> int:
+        assert self.batch_size is not None  # but for a loader
+        return self.batch_size
+
+    def _read(self, fetch: Fetch, order: Iterator[Tensor], share: Share) -> Iterator[Batch | None]:
+        for positions in order:
             mine = positions[share_of(len(positions), share)]
             yield fetch(mine) if len(mine) else None
 
@@ -190,11 +215,12 @@ def open_set(data: Any, batch_size: int) -> Source:
     """Make a set readable.
 
     Args:
-        data: a map-style dataset, a tuple or dict of tensors or arrays with one row per sample, or a `DataLoader`.
+        data: a map-style dataset, a tuple or dict of tensors or arrays with one row per sample, a `DataLoader`, or a
+            stream: an `IterableDataset` of torch or Hugging Face.
         batch_size: samples per batch, where `data` is no `DataLoader`.
 
     Raises:
-        TypeError: if `data` is none of these, or a stream that cannot be read by row.
+        TypeError: if `data` is none of these, or a stream that can be read only once.
         ValueError: if its columns have different lengths.
 
     Example:
@@ -205,8 +231,23 @@ def open_set(data: Any, batch_size: int) -> Source:
     if isinstance(data, DataLoader):
         return _open_loader(data)
     batch_size = int(batch_size)  # torch splits by Python's own integers only
+    if is_stream(data):
+        return _open_stream(data, batch_size)
     fetch, size = _fetcher(data)
     return Source(size, batch_size, -(-size // batch_size), fetch=fetch)
+
+
+def reopened(source: Source, data: Any, batch_size: int) -> Source:
+    """The same set in batches of another size; of a loader, in its own.
+
+    Example:
+        >>> x = torch.arange(5)
+        >>> reopened(open_set(x, batch_size=2), x, batch_size=3).batches
+        2
+    """
+    return open_set(data, batch_size).with_count(
+        source.size, source.batches if source.loader is not None else -(-source.size // batch_size)
+    )
 
 
 def largest_batch(source: Source) -> int:
@@ -219,7 +260,20 @@ def largest_batch(source: Source) -> int:
     return source.batch_size or -(-source.size // source.batches)
 
 
-def base_rows(data: Any) -> tuple[Any, np.ndarray[Any, Any] | None]:
+def is_stream(data: Any) -> bool:
+    """Whether a set can only be read from its first sample on.
+
+    Example:
+        >>> is_stream(TensorDataset(torch.zeros(2)))
+        False
+    """
+    if isinstance(data, DataLoader):
+        return is_stream(data.dataset)
+    hugging_face = type(data).__module__.partition(".")[0] == "datasets" and type(data).__name__ == "IterableDataset"
+    return hugging_face or isinstance(data, IterableDataset)
+
+
+def base_rows(data: Any) -> tuple[Any, RowNumbers | None]:
     """What a set was cut from: the dataset underneath, and the row numbers in it (None where unknown).
 
     Example:
@@ -227,17 +281,22 @@ def base_rows(data: Any) -> tuple[Any, np.ndarray[Any, Any] | None]:
         >>> base, rows.tolist()
         (range(0, 10), [5, 7])
     """
+    if is_stream(data):
+        return (data.dataset if isinstance(data, DataLoader) else data), None
     if isinstance(data, DataLoader):
         base, below = base_rows(data.dataset)
         positions = _loader_rows(data)
-        if positions is None or below is None:
-            return base, None
-        return base, below[_positions(positions, len(below))]
+        return base, None if positions is None or below is None else _among(below, positions)
     if isinstance(data, Subset):
         base, below = base_rows(data.dataset)
-        return base, None if below is None else below[_positions(data.indices, len(below))]
+        return base, None if below is None else _among(below, data.indices)
     data = as_dataset(data)
-    return data, np.arange(len(data))
+    return data, range(len(data))
+
+
+def _among(below: RowNumbers, positions: Any) -> np.ndarray[Any, Any]:
+    chosen = _positions(positions, len(below))
+    return chosen if isinstance(below, range) else below[chosen]
 
 
 def chosen_rows(data: Any) -> Rows | None:
@@ -267,11 +326,9 @@ def generators_of(loader: DataLoader[Any] | None) -> list[torch.Generator]:
 
 
 def _open_loader(loader: DataLoader[Any]) -> Source:
-    if isinstance(loader.dataset, IterableDataset):
-        raise TypeError(
-            "Expected a DataLoader over a map-style dataset, got one over an IterableDataset: its rows cannot be "
-            "read twice in a known order; store them in a map-style dataset."
-        )
+    if is_stream(loader):
+        _require_new_start(loader.dataset)
+        return Source(0, loader.batch_size, 0, loader=loader, counted=False)
     batches, batch_size = len(loader), getattr(loader.batch_sampler, "batch_size", None)
     positions = _loader_rows(loader)
     if positions is None:
@@ -286,6 +343,25 @@ def _open_loader(loader: DataLoader[Any]) -> Source:
         num_workers=loader.num_workers,
     )
     return Source(len(positions), batch_size, batches, loader=loader, measured=in_order)
+
+
+def _open_stream(data: Any, batch_size: int) -> Source:
+    _require_new_start(data)
+    of_columns = type(data).__module__.partition(".")[0] == "datasets"
+    stream = Stream(data, _collate_columns if of_columns else default_collate)
+    return Source(0, batch_size, 0, stream=stream, counted=False)
+
+
+def _require_new_start(data: Any) -> None:
+    if iter(data) is iter(data):
+        raise TypeError(
+            f"Expected a stream that can be read again, got {type(data).__name__}, whose passes are one and the same "
+            "iterator: let __iter__ give a new one."
+        )
+
+
+def _collate_columns(rows: list[Mapping[str, Any]]) -> Batch:
+    return {key: _as_tensor(key, [row[key] for row in rows]) for key in rows[0]}
 
 
 def _sampled_sizes(loader: DataLoader[Any], batches: int) -> list[int]:

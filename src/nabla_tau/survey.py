@@ -32,6 +32,7 @@ class Survey:
 
     Attributes:
         size: number of samples read.
+        batches: number of batches read.
         structures: structure of its batches -> position of the first batch that has it.
         bad_targets: positions whose target is outside what the model's outputs allow.
         unlabelled: positions without a labelled token.
@@ -39,6 +40,7 @@ class Survey:
     """
 
     size: int = 0
+    batches: int = 0
     structures: dict[str, int] = field(default_factory=dict)
     bad_targets: list[int] = field(default_factory=list)
     unlabelled: list[int] = field(default_factory=list)
@@ -100,6 +102,7 @@ def _look_at(
     for row, digest in enumerate(content_hashes(model, batch)):
         on_row(found.size + row, digest)
     found.size += size
+    found.batches += 1
 
 
 def allowed_targets(loss: PerSampleLoss, batch: Batch, outputs: int) -> Tensor:

@@ -30,7 +30,7 @@ from nabla_tau.modes import WithoutDropout, reads_the_batch, unlearning_modes
 from nabla_tau.original import copied, given_up
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
-from nabla_tau.sets import Source, generators_of, largest_batch, open_set
+from nabla_tau.sets import Source, generators_of, largest_batch, reopened
 from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
 
@@ -55,7 +55,7 @@ def unlearn(
     """Give back a model that no longer carries the forget set; nothing needs to be tuned.
 
     A set is a map-style dataset (torch or Hugging Face), a tuple or dict of tensors or arrays, or a `DataLoader`,
-    whose batch size, order and collate are kept.
+    whose batch size, order and collate are kept. The retain set may also be a stream (an `IterableDataset`).
 
     Args:
         model: the original model, any `nn.Module`; it is not touched, unless `in_place`.
@@ -202,7 +202,7 @@ class Request:
         sets = {"forget": self.forget, "retain": self.retain, "validation": self.validation}
         wrong = [*checks.model_problems(self.model), *self.argument_problems()]
         size = PUBLISHED_BATCH_SIZE if wrong or self.batch_size is None else self.batch_size
-        sources, problems = checks.open_sets(sets, size)
+        sources, problems = checks.open_sets(sets, size, streams=("retain",))
         problems[:0] = wrong
         problems.refuse()
         engine = start_engine(self.device)
@@ -213,6 +213,8 @@ class Request:
             unlearning_modes(model),
         ):
             loss, findings = self.check_data(sets, sources, model, engine)
+            counts = {name: (found.size, found.batches) for name, found in findings.surveys.items()}
+            sources = {name: source.with_count(*counts[name]) for name, source in sources.items()}
             sources, settings = self.fit_batches(sets, sources, model, loss, engine)
             problem = Problem(
                 model,
@@ -336,7 +338,7 @@ class Request:
         reasons = {}
         if self.batch_size is None and not in_parts:
             size = engine.minimum(fitting_batch_size(per_sample, state, free * processes))
-            sources = {name: open_set(data, size) for name, data in sets.items()}
+            sources = {name: reopened(sources[name], data, size) for name, data in sets.items()}
             if size < PUBLISHED_BATCH_SIZE:
                 reasons["batch_size_reason"] = f"{PUBLISHED_BATCH_SIZE} samples do not fit into free memory"
         share = max(-(-largest_batch(source) // processes) for source in sources.values())

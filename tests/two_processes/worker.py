@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nabla_tau import UnlearningWarning, losses, methods, unlearn
 from tests.methods.cases import SETTINGS
@@ -91,6 +91,24 @@ def in_loaders(arguments):
     return {**arguments, **loaders}
 
 
+class Stream(IterableDataset):
+    """Rows that come one after the other, with what was read in each pass."""
+
+    def __init__(self, rows):
+        self.rows, self.read = rows, []
+
+    def __iter__(self):
+        place = len(self.read)
+        self.read.append(0)
+        for row in zip(*self.rows, strict=True):
+            self.read[place] += 1
+            yield row
+
+
+def streamed(arguments):
+    return {**arguments, "retain": Stream(arguments["retain"])}
+
+
 def first(epochs, method):
     """A method that ends after so many epochs."""
 
@@ -150,6 +168,7 @@ def cases_of_nabla_tau():
         found[f"{name}, tensors"] = 1e-9, {**request(with_statistics, images, 11), **whole}
         hardly_trained = request(with_statistics, images, 11, training_steps=1)  # w is 0 in some of the steps
         found[f"{name}, shuffled loaders"] = 1e-9, {**in_loaders(hardly_trained), **whole}
+        found[f"{name}, stream"] = 1e-9, {**streamed(request(with_statistics, images, 11)), **whole}
         found[f"{name}, micro-batches"] = 1e-9, {**in_loaders(hardly_trained), **whole, "micro_batch_size": 2}
         found[f"{name}, one row"] = 1e-9, {**request(with_statistics, images, 1), **whole}
         found[f"{name}, one row in a loader"] = 1e-9, {**in_loaders(request(with_statistics, images, 1)), **whole}

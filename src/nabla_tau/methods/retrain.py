@@ -147,4 +147,4 @@ def _dataset(problem: Problem) -> Any:
         raise ValueError(
             "Expected a retain set whose rows are known, got a DataLoader with a sampler of its own: pass the dataset."
         )
-    return retain.dataset if np.array_equal(rows, below) else Subset(base, rows.tolist())
+    return retain.dataset if np.array_equal(rows, below) else Subset(base, np.asarray(rows).tolist())
