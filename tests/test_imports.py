@@ -13,7 +13,7 @@ SOURCE = Path(nabla_tau.__file__).parent
 # Each module may import those named above it, never those below: later lines build on earlier ones.
 LAYERS = [
     {"errors"},
-    {"batches", "engine", "membership", "modes", "orders", "randomness"},
+    {"adapters", "batches", "engine", "membership", "modes", "orders", "randomness"},
     {"streams"},
     {"losses", "sets"},
     {"memory", "problem", "splitting", "tasks"},

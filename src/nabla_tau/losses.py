@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nabla_tau.adapters import adapted
 from nabla_tau.batches import Batch, target_key, target_of
 
 PerSampleLoss = Callable[[nn.Module, Batch], Tensor]
@@ -396,7 +397,7 @@ def model_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
         >>> model_inputs(nn.Identity(), {"input": torch.zeros(1), "user_id": ["a"], "labels": torch.zeros(1)})
         {'input': tensor([0.])}
     """
-    parameters = inspect.signature(model.forward).parameters
+    parameters = inspect.signature(adapted(model).forward).parameters
     label = target_key(batch)
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     named = {key for key in batch if key in parameters and key != label}

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from nabla_tau.adapters import ADAPTER, CONFIGURATION, adapter_weights, read_adapter, write_adapter
 from nabla_tau.problem import Epoch
 
 WEIGHTS, RECORD = "model.safetensors", "unlearning.json"
@@ -105,6 +106,9 @@ class Unlearned:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `model.safetensors` and `unlearning.json` into a folder, atomically.
 
+        Where an adapter of PEFT is all that was trainable, it is saved alone, as `adapter_model.safetensors` and
+        `adapter_config.json`, which `PeftModel.from_pretrained(base, folder)` reads.
+
         Args:
             folder: made if it does not exist; may hold other files.
 
@@ -127,18 +131,26 @@ class Unlearned:
             return target
         require_free(target)
         with _staging(target) as staging:
-            save_model(self.model, str(staging / WEIGHTS))
+            names = self._write_weights(staging)
             saved = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"format": FORMAT, "saved": saved, "weights_sha256": sha256(staging / WEIGHTS), **self.record()}
+            record = {"format": FORMAT, "saved": saved, "weights_sha256": sha256(staging / names[0]), **self.record()}
             (staging / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            for name in (WEIGHTS, RECORD):
+            for name in (*names, RECORD):
                 _flush(staging / name)
             target.mkdir(parents=True, exist_ok=True)
             require_free(target)
-            move_whole(staging, target, [WEIGHTS, RECORD])  # the record last: a folder with a record is complete
+            move_whole(staging, target, [*names, RECORD])  # the record last: a folder with a record is complete
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         return target
+
+    def _write_weights(self, folder: Path) -> list[str]:
+        """The names of the files, the weights first."""
+        adapter = adapter_weights(self.model)
+        if adapter is not None:
+            return write_adapter(self.model, adapter, folder)
+        save_model(self.model, str(folder / WEIGHTS))
+        return [WEIGHTS]
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
@@ -166,20 +178,24 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected a torch.nn.Module of the saved architecture, got {type(model).__name__}.")
     source = Path(folder)
-    for name in (RECORD, WEIGHTS):
+    weights = ADAPTER if (source / ADAPTER).is_file() else WEIGHTS
+    for name in (RECORD, weights):
         if not (source / name).is_file():
             raise FileNotFoundError(
                 f"Expected {name} in {source}, got none: name the folder that save() wrote to; without {RECORD} the "
                 "writing did not finish."
             )
     record = _read_record(source / RECORD)
-    if sha256(source / WEIGHTS) != record["weights_sha256"]:
+    if sha256(source / weights) != record["weights_sha256"]:
         raise ValueError(
-            f"Expected the weights that {RECORD} names, got others in {source / WEIGHTS}: restore the file."
+            f"Expected the weights that {RECORD} names, got others in {source / weights}: restore the file."
         )
     loaded = copy.deepcopy(model)
     try:
-        load_model(loaded, source / WEIGHTS, device=_device_of(model))
+        if weights == ADAPTER:
+            read_adapter(loaded, source)
+        else:
+            load_model(loaded, source / WEIGHTS, device=_device_of(model))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"Expected a model of the architecture that was saved, got one that its weights do not fit: {error}"
@@ -241,7 +257,7 @@ def require_free(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"Expected a folder, got the file {folder}: choose another name.")
-    taken = [name for name in (WEIGHTS, RECORD) if (folder / name).exists()]
+    taken = [name for name in (WEIGHTS, ADAPTER, CONFIGURATION, RECORD) if (folder / name).exists()]
     if taken:
         raise FileExistsError(
             f"Expected a folder without {' and '.join(taken)}, got {folder}: choose another folder or move the file."

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nabla_tau.adapters import adapted
 from nabla_tau.batches import TARGET_KEYS, Batch, leaves, target_of
 from nabla_tau.errors import Problems
 from nabla_tau.losses import (
@@ -165,6 +166,7 @@ def unfit(loss: PerSampleLoss, logits: Tensor, batch: Batch) -> str | None:
 
 
 def _by_head(model: nn.Module) -> str | None:
+    model = adapted(model)
     config = getattr(model, "config", None)
     if config is None:
         return None

@@ -367,6 +367,8 @@ class Request:
             "seed": int(self.seed),
             "samples": {name: source.size for name, source in sources.items()},
             "in_place": self.in_place,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "skipped_ids": len(checks.skipped_ids(self.forget)),
             "original_fingerprint": fingerprint(self.model),
             "retain_fingerprint": findings.contents["retain"].hex(),

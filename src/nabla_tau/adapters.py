@@ -1,0 +1,100 @@
+"""Models that are changed through a PEFT adapter alone, such as LoRA: what is theirs to save, and to read back."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+ADAPTER, CONFIGURATION = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether a model is one of PEFT's, which then was imported.
+
+    Example:
+        >>> is_adapted(nn.Linear(2, 2))
+        False
+    """
+    return any(kind.__module__.startswith("peft.") and kind.__name__ == "PeftModel" for kind in type(model).__mro__)
+
+
+def adapted(model: nn.Module) -> nn.Module:
+    """The model that an adapter is put on, whose `forward` names its inputs; any other model itself.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> adapted(model) is model
+        True
+    """
+    base: nn.Module = model.get_base_model() if is_adapted(model) else model  # type: ignore[operator]
+    return base
+
+
+def adapter_weights(model: nn.Module) -> dict[str, Tensor] | None:
+    """The weights of the active adapter by PEFT's names, where nothing else of the model is trainable; None elsewhere.
+
+    Example:
+        >>> adapter_weights(nn.Linear(2, 2)) is None
+        True
+    """
+    if not is_adapted(model):
+        return None
+    from peft import get_peft_model_state_dict
+
+    found: dict[str, Tensor] = get_peft_model_state_dict(
+        model, adapter_name=str(model.active_adapter), save_embedding_layers=False
+    )
+    places = {tensor.data_ptr() for tensor in found.values()}
+    trainable = {parameter.data_ptr() for parameter in model.parameters() if parameter.requires_grad}
+    return found if trainable <= places else None
+
+
+def write_adapter(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> list[str]:
+    """Write an adapter as `PeftModel.from_pretrained(base, folder)` reads it.
+
+    Returns:
+        The names of the files, the weights first.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import LoraConfig, get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=1, target_modules=["0"]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_adapter(model, adapter_weights(model), Path(folder))
+        ['adapter_model.safetensors', 'adapter_config.json']
+    """
+    save_file({name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}, folder / ADAPTER)
+    configuration: Any = model.peft_config[model.active_adapter]  # type: ignore[index]
+    configuration.save_pretrained(folder)
+    return [ADAPTER, CONFIGURATION]
+
+
+def read_adapter(model: nn.Module, folder: Path) -> None:
+    """Give a model the adapter that was saved in a folder.
+
+    Raises:
+        ValueError: if the model has none, or one of another kind.
+
+    Example:
+        >>> read_adapter(nn.Linear(2, 2), Path("runs/request-17"))
+        Traceback (most recent call last):
+        ValueError: Expected a PEFT model with an adapter like the one in runs/request-17, got Linear: ...
+    """
+    mine = adapter_weights(model)
+    if mine is None:
+        raise ValueError(
+            f"Expected a PEFT model with an adapter like the one in {folder}, got {type(model).__name__}: pass the "
+            "original, or read it with PeftModel.from_pretrained(base, folder)."
+        )
+    from peft import set_peft_model_state_dict
+
+    saved = load_file(folder / ADAPTER)
+    shapes, wanted = ({name: tuple(t.shape) for name, t in weights.items()} for weights in (saved, mine))
+    if shapes != wanted:
+        wrong = sorted(name for name in {*shapes, *wanted} if shapes.get(name) != wanted.get(name))
+        raise ValueError(
+            f"Expected a model with the adapter that was saved in {folder}, got one that its weights do not fit: "
+            f"{len(wrong)} differ, first {wrong[0]}."
+        )
+    set_peft_model_state_dict(model, saved, adapter_name=str(model.active_adapter))
