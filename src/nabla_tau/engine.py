@@ -49,6 +49,11 @@ class Engine:
         """Whether this process is the one that prints and writes."""
         return bool(self.accelerator.is_main_process)
 
+    @property
+    def mixed_precision(self) -> str:
+        """What forward passes compute in: "no" (the type of the weights), "bf16" or "fp16"."""
+        return str(self.accelerator.mixed_precision)
+
     def sum(self, values: Tensor) -> Tensor:
         """Sum over processes, the same on all of them; the shape is kept."""
         if self.share[1] == 1:
@@ -94,8 +99,8 @@ def start_engine(device: str | torch.device | None = None) -> Engine:
         device: None for Accelerate's choice (a GPU where there is one); several processes keep the ones it gives them.
 
     Raises:
-        InvalidRequest: if there is no such device, if mixed precision is fp16, or if several processes are asked onto
-            another kind of device than theirs.
+        InvalidRequest: if there is no such device, or if several processes are asked onto another kind of device than
+            theirs.
 
     Example:
         >>> start_engine("cpu").device
@@ -108,13 +113,6 @@ def start_engine(device: str | torch.device | None = None) -> Engine:
     # Accelerate has to be told that processes without a GPU belong together; alone, its own choice stays untouched.
     on_cpu = several and ((wanted is not None and wanted.type == "cpu") or not torch.cuda.is_available())
     accelerator = Accelerator(cpu=on_cpu)
-    if accelerator.mixed_precision == "fp16":
-        raise InvalidRequest(
-            [
-                "mixed precision: expected 'no' or 'bf16', got 'fp16', whose gradient scaler skips steps: "
-                "launch with --mixed_precision bf16."
-            ]
-        )
     found: torch.device = accelerator.device
     if wanted is not None and accelerator.num_processes > 1 and wanted.type != found.type:
         raise InvalidRequest(

@@ -75,7 +75,8 @@ class Facts:
         keeps: what it cannot.
         tasks: names of the losses that it can serve; None for any.
         settings: keyword-only argument -> allowed values.
-        accumulates: whether a step can be made of micro-batches, with the result of the whole batch.
+        accumulates: whether a step can be made of micro-batches, with the result of the whole batch, and made again
+            where it overflows in fp16.
     """
 
     reference: str

@@ -109,9 +109,11 @@ def descend(
         return min(ascent_weight(forget_loss, target_loss, alpha), largest_weight)
 
     ascend = _ascend if problem.micro_batch_size is None else _ascend_in_parts
-    forget, weight = ascend(problem, forget_batch, weight_of)
-    retain = problem.accumulate(retain_batch, 1 - alpha)
-    problem.update(optimizer)
+    made = False
+    while not made:  # a step that overflows in fp16 is made again: neither α nor a schedule counts it
+        forget, weight = ascend(problem, forget_batch, weight_of)
+        retain = problem.accumulate(retain_batch, 1 - alpha)
+        made = problem.update(optimizer)
     return Step(float(forget.value), retain.value, forget.size, retain.size, weight)
 
 

@@ -88,6 +88,7 @@ class Problem:
         sets: the sets as they were passed in, by name.
         micro_batch_size: samples that a process gives the model at once; None for its whole share of a batch.
         resting: whether the last forget batch needed no push.
+        scaler: of losses in fp16, so that small gradients do not vanish; None in any other precision.
         put_back: gives the model the original's weights again.
         steps: steps done.
         total_steps: steps announced.
@@ -121,6 +122,7 @@ class Problem:
     sets: dict[str, Any] = field(default_factory=dict)
     micro_batch_size: int | None = None
     resting: bool = False
+    scaler: torch.amp.GradScaler | None = None
     put_back: Callable[[], None] = lambda: None
     steps: int = 0
     total_steps: int = 0
@@ -187,17 +189,44 @@ class Problem:
     def backward(self, local: Tensor) -> None:
         """Add the gradient of this process's part of a loss."""
         if local.requires_grad:  # an empty share has nothing to add
+            local = local if self.scaler is None else self.scaler.scale(local)
             # Checkpointed blocks run forward again in here. From an edge, not from the tensor: a tensor's own backward
             # suspends what `around_loss` enters.
             with self.around_loss():
                 torch.autograd.backward(get_gradient_edge(local), torch.ones_like(local))
 
-    def update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put the gradients of all processes together and make one step."""
+    def update(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Put the gradients of all processes together and make one step.
+
+        Returns:
+            Whether it was made. In fp16 a gradient may overflow: then nothing has changed but the scale of the losses,
+            no step is counted, and the gradient is to be accumulated again.
+
+        Raises:
+            NonFiniteLoss: if a gradient is not finite at any scale.
+        """
         self.engine.sum_gradients(self.model)
-        optimizer.step()
+        made = self._make_step(optimizer)
         optimizer.zero_grad(set_to_none=True)
-        self.step_done()
+        if made:
+            self.step_done()
+        return made
+
+    def _make_step(self, optimizer: torch.optim.Optimizer) -> bool:
+        if self.scaler is None:
+            optimizer.step()
+            return True
+        before = self.scaler.get_scale()
+        self.scaler.unscale_(optimizer)  # after the sum over processes: they find the same, and agree
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        scale = self.scaler.get_scale()
+        if scale < 1:
+            raise NonFiniteLoss(
+                "Expected finite gradients, got NaN or infinity however little the losses were scaled: the model "
+                "passed in is unchanged; launch with --mixed_precision bf16 or no."
+            )
+        return scale >= before
 
     def step_done(self) -> None:
         """Count a step."""

@@ -206,6 +206,13 @@ class Request:
         problems[:0] = wrong
         problems.refuse()
         engine = start_engine(self.device)
+        if engine.mixed_precision == "fp16" and not accumulates(self.method):
+            raise InvalidRequest(
+                [
+                    f"mixed precision: expected 'no' or 'bf16' for {name_of(self.method)}, got 'fp16', in which "  # type: ignore[arg-type]
+                    "steps that overflow would be lost: launch with --mixed_precision bf16, or use methods.nabla_tau."
+                ]
+            )
         generators = [g for data in sets.values() for g in generators_of(data)]
         with (
             (given_up if self.in_place else copied)(self.model, engine.device) as (model, put_back),
@@ -229,6 +236,7 @@ class Request:
                 on_step=self.on_step,
                 sets=sets,
                 micro_batch_size=settings["micro_batch_size"],
+                scaler=torch.amp.GradScaler(engine.device.type) if engine.mixed_precision == "fp16" else None,
                 put_back=put_back,
             )
             for text in findings.warnings:
@@ -375,7 +383,7 @@ class Request:
             "batches": {name: source.batches for name, source in sources.items()},
             "device": str(engine.device),
             "processes": engine.share[1],
-            "mixed_precision": engine.accelerator.mixed_precision,
+            "mixed_precision": engine.mixed_precision,
             "threads": torch.get_num_threads(),
             "versions": {
                 "python": platform.python_version(),

@@ -256,8 +256,10 @@ def settle_learning_rate(problem: Problem, target_loss: float) -> tuple[float, f
 def _descend_on_retain(problem: Problem, rate: float) -> None:
     optimizer = problem.adamw(rate, WEIGHT_DECAY)
     for batch in islice(retain_batches(problem), TRIAL_STEPS):
-        problem.accumulate(batch)
-        problem.update(optimizer)
+        made = False
+        while not made:
+            problem.accumulate(batch)
+            made = problem.update(optimizer)
 
 
 def _judged_loss(problem: Problem) -> float:
