@@ -21,6 +21,8 @@ from nabla_tau import checks, methods, unlearning
 from step_loops import Data, PlainTraining, Rows, new_model, random_data
 
 LOOPS = ("plain", "nabla_tau")
+VARIANTS: dict[str, dict[str, Any]] = {"in_place": {"in_place": True}, "micro_batches": {"micro_batch_size": 16}}
+VARIANTS["in_place_and_micro_batches"] = {**VARIANTS["in_place"], **VARIANTS["micro_batches"]}
 RETAIN_BATCHES = 4  # to one forget batch: 12 epochs of one step each by the published recipe
 STEPS = 12
 
@@ -33,8 +35,8 @@ def train(model: nn.Module, data: Data, batch_size: int) -> dict[str, Any]:
     return {"steps": STEPS}
 
 
-def forget(model: nn.Module, data: Data, batch_size: int) -> dict[str, Any]:
-    """The real call, from the checks to the result, with the original kept."""
+def forget(model: nn.Module, data: Data, batch_size: int, **resources: Any) -> dict[str, Any]:
+    """The real call, from the checks to the result, with the original kept unless it is given up."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", checks.UnlearningWarning)  # random labels: the target is out of reach
         unlearned = unlearning.unlearn(
@@ -45,6 +47,7 @@ def forget(model: nn.Module, data: Data, batch_size: int) -> dict[str, Any]:
             method=methods.nabla_tau_published,
             batch_size=batch_size,
             device=data.forget[0].device,
+            **resources,
         )
     active = sum((epoch.ascent_weight or 0) > 0 for epoch in unlearned.epochs)
     if active < 2:  # the second step is the first one with the optimiser's state
@@ -106,7 +109,7 @@ def measured_alone(loop: str, *, width: int, batch_size: int, device: torch.devi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("loop", choices=LOOPS)
+    parser.add_argument("loop", choices=[*LOOPS, *VARIANTS])
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
@@ -117,7 +120,8 @@ def main() -> None:
     data = small_data(model, args.batch, args.device)
     model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     peak = Peak(args.device)
-    done = {"plain": train, "nabla_tau": forget}[args.loop](model, data, args.batch)
+    resources = VARIANTS.get(args.loop, {})
+    done = (train if args.loop == "plain" else forget)(model, data, args.batch, **resources)
     print(json.dumps({"loop": args.loop, "peak_bytes": peak.bytes(), "model_bytes": model_bytes, **done}))
 
 

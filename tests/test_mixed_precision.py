@@ -62,6 +62,18 @@ def test_half_precision_ends_where_full_precision_does(task, monkeypatch, type, 
     assert (loss.local.dtype, loss.value.dtype) == (torch.float32, torch.float64)
 
 
+def test_a_loss_in_half_precision_is_reduced_in_single(task, monkeypatch):
+    """A sum of 4,096 in bf16 would be right to 16."""
+    half(monkeypatch, torch.bfloat16)
+
+    def own(model, batch):
+        return (model(batch[0]).sum(1) * 0 + 1.001).to(torch.bfloat16)
+
+    with Request(**arguments(task, loss=own)).prepared() as problem:
+        x, y = (column[:1].expand(4000, *column.shape[1:]) for column in task[1])
+        assert problem.batch_loss((x, y)).local.dtype == torch.float32
+
+
 @pytest.mark.parametrize("micro_batch_size", [None, 5])
 def test_a_step_that_overflows_is_made_again_and_counted_once(task, monkeypatch, micro_batch_size):
     """The scale of the losses begins far too high; it is a power of two, so that it leaves no trace in the weights."""

@@ -102,7 +102,7 @@ class Problem:
         ...     sgd = torch.optim.SGD(problem.trainable(), lr=0.1)
         ...     batch = next(problem.one_pass(problem.retain, problem.generator(0)))
         ...     problem.backward(problem.batch_loss(batch).local)
-        ...     problem.update(sgd)
+        ...     made = problem.update(sgd)
         ...     problem.mean_loss(problem.retain) < before, problem.steps
         (True, 1)
     """
