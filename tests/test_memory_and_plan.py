@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from nabla_tau import losses, memory, methods, unlearning
+from nabla_tau import losses, memory, methods, planning, unlearning
 from nabla_tau.planning import plan
+from nabla_tau.problem import Problem
 from nabla_tau.unlearning import Request
 
 
@@ -50,6 +51,7 @@ def test_a_large_batch_is_made_of_micro_batches_where_memory_demands_it(task, mo
     monkeypatch.setattr(unlearning, "free_bytes", lambda device: 100_000)
     planned = plan(Request(model, forget, retain, validation, batch_size=1000, device="cpu"))
     assert planned.batch_size["retain"] == 1000
+    assert f"in micro-batches of {planned.micro_batch_size}" in str(planned)
     assert planned.step_bytes < 100_000 + sum(p.numel() * p.element_size() for p in model.parameters())
 
 
@@ -69,3 +71,27 @@ def test_a_plan_counts_what_unlearning_then_does_and_changes_nothing(task):
     assert planned.training_passes == pytest.approx((30 * len(epochs) + planned.steps * 170 / 11) / 200)
     assert 0 < planned.seconds_per_step < planned.seconds
     assert "x one training pass" in str(planned)
+    assert planned.device_hours == pytest.approx((planned.seconds + planned.check_seconds) / 3600)
+    samples_per_step = planned.training_passes * 200 / planned.steps
+    assert planned.retraining_epoch_seconds == pytest.approx(planned.seconds_per_step * 170 / samples_per_step)
+    assert "copies of forget rows looked for" in str(planned)
+
+
+def test_a_plan_counts_what_its_steps_read(task, monkeypatch):
+    """Time goes by 1 for each sample that is differentiated: the plan gives that of all steps, trials or not."""
+    model, forget, retain, validation = task
+    clock = [0.0]
+    read = Problem._read_part
+
+    def counted(self, function, batch):
+        clock[0] += len(batch[1]) if torch.is_grad_enabled() else 0
+        return read(self, function, batch)
+
+    monkeypatch.setattr(Problem, "_read_part", counted)
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: clock[0])
+    for method in (methods.nabla_tau, methods.nabla_tau_published, methods.finetune):
+        planned = plan(Request(model, forget, retain, validation, method, batch_size=16, device="cpu"))
+        samples = planned.training_passes * 200
+        assert planned.seconds == pytest.approx(samples)
+        assert planned.seconds_per_step == pytest.approx(samples / planned.steps)
+        assert planned.retraining_epoch_seconds == pytest.approx(170)

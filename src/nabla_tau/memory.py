@@ -54,6 +54,24 @@ def state_bytes(model: nn.Module) -> int:
     return (COPIES - 1) * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
 
 
+def step_bytes(weights: int, state: int, activations: float, copies: int = 1) -> int:
+    """Bytes that unlearning takes above the model that is there.
+
+        copies · weights + state + activations
+
+    Args:
+        weights: bytes of the model.
+        state: bytes of gradients and AdamW's two moments, three times those of what is trainable.
+        activations: bytes that backward keeps of the samples in one pass: micro-batch size · bytes per sample.
+        copies: of the model; 0 where the original is given up.
+
+    Example:
+        >>> describe(step_bytes(weights=4 * 10**8, state=3 * 4 * 10**8, activations=64 * 5e6))
+        '1.8 GiB'
+    """
+    return round(copies * weights + state + activations)
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that is free on the device, in bytes; the machine's own where it is no CUDA device.
 

@@ -2,12 +2,12 @@
 
 import time
 from dataclasses import asdict, dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any
 
 import torch
 
-from nabla_tau.memory import describe, free_bytes
+from nabla_tau.memory import describe, free_bytes, step_bytes
 from nabla_tau.problem import Problem
 from nabla_tau.sets import largest_batch
 from nabla_tau.unlearning import Request
@@ -24,9 +24,12 @@ class Plan:
         batch_size: samples per global batch of each set.
         epochs: passes over the forget set.
         steps: optimiser updates at most; a method may stop early, once nothing is left to push.
-        seconds_per_step: mean of two steps, after one that is not counted.
+        seconds_per_step: from two steps, after one that is not counted, by the samples that they and all steps read.
         seconds: steps and measurements of the target together; the checks, already done, not counted.
-        check_seconds: what reading and checking every row took just now.
+        device_hours: of all processes together, the checks counted.
+        check_seconds: what reading and checking every row took just now, with the search for copies of forget rows.
+        micro_batch_size: samples that a process gives the model at once; None for its whole share of a batch.
+        retraining_epoch_seconds: about what each epoch of training on the retain set alone would take.
         step_bytes: memory of a step: activations, gradients, optimiser moments and, but for `in_place`, the copy of the
             model.
         free_bytes: memory free on the device.
@@ -42,7 +45,10 @@ class Plan:
     steps: int
     seconds_per_step: float
     seconds: float
+    device_hours: float
     check_seconds: float
+    micro_batch_size: int | None
+    retraining_epoch_seconds: float
     step_bytes: int
     free_bytes: int
     training_passes: float
@@ -51,15 +57,20 @@ class Plan:
 
     def __str__(self) -> str:
         """One line per fact; what was warned about was said when it was found, and is in `warnings`."""
+        parts = f" in micro-batches of {self.micro_batch_size}" if self.micro_batch_size else ""
         rows = ", ".join(f"{name} {count:,}" for name, count in self.samples.items())
         lines = [
             f"rows       {rows}",
             f"steps      at most {self.steps:,}, in {self.epochs} passes over the forget set",
             f"time       about {self.seconds:,.0f} s, {self.seconds_per_step:.3g} s a step "
-            f"(measured on {TIMED_STEPS} steps; the checks took {self.check_seconds:.1f} s)",
-            f"memory     about {describe(self.step_bytes)} for a step, {describe(self.free_bytes)} free",
+            f"(measured on {TIMED_STEPS} steps); {self.device_hours:.3g} device-hours with the checks",
+            f"checks     took {self.check_seconds:.1f} s: every row read, and copies of forget rows looked for in the "
+            "retain set",
+            f"memory     about {describe(self.step_bytes)} for a step{parts}, {describe(self.free_bytes)} free",
             f"work       at most {self.training_passes:.2f} x one training pass: samples stepped on, over those of one "
             "epoch of training on forget and retain set",
+            f"retraining about {self.retraining_epoch_seconds:,.0f} s for each epoch on the retain set, as many as the "
+            "original was trained for",
         ]
         if "trained_by" in self.settings:
             lines.append(f"training   by {self.settings['trained_by']}, which none of these numbers counts")
@@ -68,6 +79,16 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """The plan as JSON takes it."""
         return asdict(self)
+
+
+def device_hours(seconds: float, processes: int = 1) -> float:
+    """Hours of all devices together, which is what is paid for.
+
+    Example:
+        >>> device_hours(seconds=1800, processes=8)
+        4.0
+    """
+    return seconds * processes / 3600
 
 
 class _Measured(Exception):  # noqa: N818  (ends the trial, is no error)
@@ -95,10 +116,10 @@ def plan(request: Request) -> Plan:
         ({'forget': 2, 'retain': 4, 'validation': 2}, 160, 160)
     """
     started = time.perf_counter()
-    ticks: list[float] = []
+    ticks: list[tuple[float, int]] = []
 
     def on_step(done: int, total: int) -> None:
-        ticks.append(time.perf_counter())
+        ticks.append((time.perf_counter(), problem.samples_differentiated))
         if done == min(TIMED_STEPS + 1, total):
             raise _Measured
 
@@ -108,43 +129,49 @@ def plan(request: Request) -> Plan:
             check_seconds = time.perf_counter() - started
             measured = _seconds_per_batch(problem)
             free = free_bytes(problem.engine.device)
-            ticks.append(time.perf_counter())
+            ticks.append((time.perf_counter(), problem.samples_differentiated))
             for _ in request.method(problem):
                 pass
             raise _Measured  # left as a failure is, so that an original that was given up is put back
     except _Measured:
         pass
-    steps = [later - earlier for earlier, later in pairwise(ticks[1:])] or [ticks[-1] - ticks[0]]
-    return _plan(problem, sum(steps) / len(steps), measured, check_seconds, free)
+    (begun, read), (ended, all_read) = ticks[1 if len(ticks) > 2 else 0], ticks[-1]
+    per_sample = (ended - begun) / max((all_read - read) * problem.engine.share[1], 1)
+    return _plan(problem, per_sample, measured, check_seconds, free)
 
 
-def _plan(problem: Problem, per_step: float, per_batch: float, check_seconds: float, free: int) -> Plan:
+def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: float, free: int) -> Plan:
     settings = problem.settings
     measured_batches = (
         settings.get("target_refreshes", 0) + 2
     ) * problem.validation.batches + 2 * problem.forget.batches
     forget, retain = problem.forget, problem.retain
-    at_once = max(-(-largest_batch(source) // problem.engine.share[1]) for source in (forget, retain))
+    processes = problem.engine.share[1]
+    at_once = max(-(-largest_batch(source) // processes) for source in (forget, retain))
     forget_passes = settings.get("forget_passes", settings["epochs"])
-    passes = (
-        forget_passes * forget.size + settings.get("retain_passes", settings["steps"] / retain.batches) * retain.size
-    )
+    retain_passes = settings.get("retain_passes", settings["steps"] / retain.batches)
+    samples = forget_passes * forget.size + retain_passes * retain.size
     weights = sum(parameter.numel() * parameter.element_size() for parameter in problem.model.parameters())
+    seconds = samples * per_sample + measured_batches * per_batch
     return Plan(
         samples=settings["samples"],
         batch_size=settings["batch_size"],
         epochs=settings["epochs"],
         steps=settings["steps"],
-        seconds_per_step=per_step,
-        seconds=settings["steps"] * per_step + measured_batches * per_batch,
+        seconds_per_step=samples * per_sample / max(settings["steps"], 1),
+        seconds=seconds,
+        device_hours=device_hours(seconds + check_seconds, processes),
+        micro_batch_size=problem.micro_batch_size,
+        retraining_epoch_seconds=per_sample * retain.size,
         check_seconds=check_seconds,
-        step_bytes=round(
-            settings["activation_bytes_per_sample"] * min(at_once, problem.micro_batch_size or at_once)
-            + settings["state_bytes"]
-            + weights * ((not settings["in_place"]) + settings.get("teachers", 0))
+        step_bytes=step_bytes(
+            weights,
+            settings["state_bytes"],
+            settings["activation_bytes_per_sample"] * min(at_once, problem.micro_batch_size or at_once),
+            copies=(not settings["in_place"]) + settings.get("teachers", 0),
         ),
         free_bytes=free,
-        training_passes=passes / (forget.size + retain.size),
+        training_passes=samples / (forget.size + retain.size),
         settings=settings,
         warnings=problem.warnings,
     )

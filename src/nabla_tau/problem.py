@@ -90,6 +90,7 @@ class Problem:
         resting: whether the last forget batch needed no push.
         scaler: of losses in fp16, so that small gradients do not vanish; None in any other precision.
         put_back: gives the model the original's weights again.
+        samples_differentiated: samples that this process read with a graph, which is what a step costs.
         steps: steps done.
         total_steps: steps announced.
 
@@ -124,6 +125,7 @@ class Problem:
     resting: bool = False
     scaler: torch.amp.GradScaler | None = None
     put_back: Callable[[], None] = lambda: None
+    samples_differentiated: int = 0
     steps: int = 0
     total_steps: int = 0
 
@@ -307,6 +309,7 @@ class Problem:
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _read_part(self, read: Callable[[nn.Module, Batch], Tensor], batch: Batch) -> Tensor:
+        self.samples_differentiated += rows_in(batch) if torch.is_grad_enabled() else 0
         alone = self.model.training and rows_in(batch) == 1
         with (
             self.engine.autocast(),
