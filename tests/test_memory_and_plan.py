@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from nabla_tau import losses, memory, methods, planning, unlearning
+from nabla_tau.modes import unlearning_modes
 from nabla_tau.planning import plan
 from nabla_tau.problem import Problem
 from nabla_tau.unlearning import Request
+from tests.conftest import require
 
 
 def test_activations_of_a_small_network_by_hand():
@@ -95,3 +97,19 @@ def test_a_plan_counts_what_its_steps_read(task, monkeypatch):
         assert planned.seconds == pytest.approx(samples)
         assert planned.seconds_per_step == pytest.approx(samples / planned.steps)
         assert planned.retraining_epoch_seconds == pytest.approx(170)
+
+
+def test_of_checkpointed_blocks_one_is_kept():
+    """Four blocks: what each keeps, and what is kept once all of them are checkpointed, differ by all four."""
+    transformers = require("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.BertConfig(vocab_size=20, num_labels=3, max_position_embeddings=32, use_cache=False, **sizes)
+    model = transformers.BertForSequenceClassification(config)
+    batch = {"input_ids": torch.randint(20, (8, 32)), "labels": torch.randint(3, (8,))}
+    plain = memory.activation_bytes(model.eval(), losses.classification, batch)
+    (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
+    with unlearning_modes(model):
+        inputs = memory._kept_bytes(model, losses.classification, batch) / 8
+        found = memory.activation_bytes(model, losses.classification, batch)
+        assert found - inputs == pytest.approx((plain - inputs) / 4, rel=0.05)
+        assert memory._kept_bytes(model, losses.classification, batch) / 8 == inputs  # switched on again

@@ -1,6 +1,9 @@
 """How many samples fit into one step, measured on a few."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import psutil
 import torch
@@ -17,6 +20,8 @@ COPIES = 4  # weights, gradients and two moments of AdamW
 def activation_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch, samples: int = 8) -> float:
     """Bytes that backward needs kept per sample, measured on the first samples of a batch.
 
+    Where blocks are checkpointed, what one of them keeps when backward runs it again counts too.
+
     Args:
         model: in the modes it will be unlearned in.
         loss: per-sample loss.
@@ -29,6 +34,11 @@ def activation_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch, sample
         404.0
     """
     few = take_rows(batch, torch.arange(min(samples, rows_in(batch))))
+    with _one_block_kept(model):
+        return _kept_bytes(model, loss, few) / rows_in(few)
+
+
+def _kept_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -39,9 +49,25 @@ def activation_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch, sample
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        losses = loss(model, few)  # held, so that no storage is freed and counted twice
+        losses = loss(model, batch)  # held, so that no storage is freed and counted twice
     del losses
-    return sum(kept.values()) / rows_in(few)
+    return sum(kept.values())
+
+
+@contextmanager
+def _one_block_kept(model: nn.Module) -> Iterator[None]:
+    """The largest checkpointed block is not, as in backward when its turn comes."""
+    blocks = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    inner = [block for block in blocks if not any(other in blocks for other in block.modules() if other is not block)]
+    largest: Any = max(inner, key=lambda block: sum(p.numel() for p in block.parameters()), default=None)
+    if largest is None:
+        yield
+        return
+    largest.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        largest.gradient_checkpointing = True
 
 
 def state_bytes(model: nn.Module) -> int:
