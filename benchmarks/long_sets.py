@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from nabla_tau import UnlearningWarning, methods
+from nabla_tau.memory import describe
 from nabla_tau.unlearning import Request, measure
 from step_memory import resident
 from step_report import machine
@@ -155,6 +156,16 @@ def alone(forget: int, retain: int, kind: str) -> dict[str, Any]:
     return found
 
 
+def table(found: dict[str, Any]) -> str:
+    """Seconds of check and method, steps and peak memory, for each request."""
+    lines = ["| forget rows | retain rows | as | check | method | steps | peak |", f"| {' | '.join(['---'] * 7)} |"]
+    for run in [run for name in ("tensors", "stream", "mapped", "forget") for run in found[name]]:
+        cells = [f"{run['forget']:,}", f"{run['retain']:,}", run["kind"]]
+        cells += [f"{run['check_seconds']:.1f} s", f"{run['method_seconds']:.1f} s", f"{run['steps']:,}"]
+        lines.append(f"| {' | '.join([*cells, describe(max(run['peak_bytes'], 0))])} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", nargs=3, metavar=("FORGET", "RETAIN", "KIND"))
@@ -176,6 +187,7 @@ def main() -> None:
         }
         for name, runs in found.items()
     }
+    print(table(found))
     if args.output:
         args.output.write_text(json.dumps({"benchmark": "long_sets", "machine": where, **found}, indent=1) + "\n")
 

@@ -33,6 +33,7 @@ from torch.nn import functional
 
 from nabla_tau import UnlearningWarning, methods
 from nabla_tau.bench.networks import resnet18
+from nabla_tau.memory import describe
 from nabla_tau.objective import descend
 from nabla_tau.problem import Problem
 from nabla_tau.unlearning import Request
@@ -217,6 +218,17 @@ def of_memory(width: int, batch: int) -> dict[str, Any]:
     }
 
 
+def table(found: dict[str, Any]) -> str:
+    """Steps by parameters, and memory."""
+    lines = ["| parameters | plain step | with ascent | without |", "| --- | --- | --- | --- |"]
+    for run in found["parameters"]:
+        ratios = (f"x {run['ratio'][name]:.2f}" for name in ("active", "inactive"))
+        lines.append(f"| {run['parameters']:,} | {run['plain_seconds']:.3g} s | {' | '.join(ratios)} |")
+    lines += ["", "| peak memory of | above the start | beside plain training |", "| --- | --- | --- |"]
+    peaks, ratio = found["memory"]["peak_bytes"], found["memory"]["ratio"]
+    return "\n".join([*lines, *(f"| {name} | {describe(peaks[name])} | x {ratio[name]:.2f} |" for name in peaks)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--as-process", type=Path)
@@ -243,6 +255,7 @@ def main() -> None:
         found["parameters"].append(of_parameters(width, args.repeats if size < 10**8 else 2))
         print(json.dumps(found["parameters"][-1]), flush=True)
     found["machine"]["load_at_end"] = load()
+    print(table(found))
     if args.picture:
         draw(found["share_of_time"], args.picture)
     if args.output:

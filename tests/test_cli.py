@@ -38,6 +38,20 @@ def test_unlearn_saves_what_it_reports(tmp_path):
     assert not torch.equal(back.model.state_dict()["0.weight"], original["0.weight"])
 
 
+def test_less_memory_for_the_same_result(tmp_path):
+    options = ("--micro-batch-size", 5, "--in-place")
+    whole, less = (
+        run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / name, "--json", *more)
+        for name, more in (("whole", ()), ("less", options))
+    )
+    settings = json.loads(less.stdout)["settings"]
+    assert (settings["micro_batch_size"], settings["in_place"]) == (5, True)
+    assert json.loads(whole.stdout)["settings"]["micro_batch_size"] is None
+    first, second = (load(tmp_path / name, my_project.network()).model[0].weight for name in ("whole", "less"))
+    assert torch.allclose(first, second, rtol=0, atol=1e-3)
+    assert not torch.equal(first, my_project.network()[0].weight)
+
+
 def test_a_list_of_ids(tmp_path):
     (tmp_path / "ids.csv").write_text("user_id,why\n3,asked\n7,asked\n")
     options = ("--forget", tmp_path / "ids.csv", "--id-column", "user_id")
