@@ -7,8 +7,9 @@
 - share of time: where the passes of a ResNet-18 spend it, and how much is no forward or backward pass or optimiser;
 - memory: peaks of fresh processes, above what was there: plain training, `unlearn`, and with less memory at hand.
 
-All steps take turns, and the quickest of each counts: what else the machine does only adds. Nothing asserts a time:
-targets, and whether they were met, are in the output.
+Steps take turns on one thread, in seconds of the processor, and the quickest of each counts: what else the machine does
+only adds. Processes are timed by the clock on the wall. Nothing asserts a time: targets, and whether they were met, are
+in the output.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from itertools import pairwise
@@ -57,13 +58,11 @@ def rows(count: int, seed: int, shape: tuple[int, ...] = (FEATURES,), classes: i
     return torch.randn(count, *shape, generator=generator), torch.randint(classes, (count,), generator=generator)
 
 
-def seconds(step: Any, repeats: int) -> list[float]:
-    found = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        step()
-        found.append(time.perf_counter() - started)
-    return found
+def seconds(step: Callable[[], None]) -> float:
+    """Of the processor: one thread, so that other programs do not count."""
+    started = time.process_time()
+    step()
+    return time.process_time() - started
 
 
 def of_parameters(width: int, repeats: int) -> dict[str, Any]:
@@ -88,10 +87,10 @@ def of_parameters(width: int, repeats: int) -> dict[str, Any]:
             turns: dict[str, list[float]] = {"plain": [], "active": [], "inactive": []}
             for turn in range(repeats + 1):
                 for name, step in (("plain", plain), ("active", lambda: ours(1e3)), ("inactive", lambda: ours(-1e3))):
-                    found = seconds(step, 1)
-                    turns[name] += found if turn else []  # the first warms up
+                    found = seconds(step)
+                    turns[name] += [found] if turn else []  # the first warms up
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    least = {name: min(found) for name, found in turns.items()}  # the turn that other programs disturbed least
+    least = {name: min(found) for name, found in turns.items()}
     ratios = {name: least[name] / least["plain"] for name in ("active", "inactive")}
     return {"parameters": parameters, "ratio": ratios, **{f"{name}_seconds": value for name, value in least.items()}}
 
@@ -137,7 +136,7 @@ def of_processes() -> dict[str, Any]:
 
 
 class Clock:
-    """Seconds by the name of what was called; the inner call of two counts."""
+    """Seconds of the processor by the name of what was called."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -149,11 +148,11 @@ class Clock:
 
         @wraps(original)
         def timed(*args: Any, **more: Any) -> Any:
-            started = time.perf_counter()
+            started = time.process_time()
             try:
                 return original(*args, **more)
             finally:
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - started
 
         setattr(owner, method, timed)
         try:
@@ -178,11 +177,11 @@ def shares() -> dict[str, float]:
                 clock.around(torch.optim.AdamW, "step", "optimiser"),
                 clock.around(Problem, "place", "reading"),
             ):
-                started = time.perf_counter()
+                started = time.process_time()
                 for passed, _ in enumerate(methods.nabla_tau(problem), 1):
                     if passed == 4:
                         break
-                total = time.perf_counter() - started
+                total = time.process_time() - started
     known = {name: value / total for name, value in clock.seconds.items()}
     return {**known, "rest": 1 - sum(known.values())}
 
@@ -242,7 +241,7 @@ def main() -> None:
         torch.distributed.destroy_process_group()
         return
     found: dict[str, Any] = {"benchmark": "scale", "machine": machine(CPU)}
-    found["memory"] = of_memory(64, 64)
+    found["memory"] = of_memory(64, 32)
     print(json.dumps(found["memory"]), flush=True)
     found["processes"] = of_processes()
     print(json.dumps(found["processes"]), flush=True)
