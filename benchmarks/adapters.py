@@ -30,6 +30,7 @@ from nabla_tau.auditing.ranks import auc
 from nabla_tau.bench.data import Rows
 from nabla_tau.bench.tasks import TASKS, Recipe, Task, split_rows
 from nabla_tau.bench.training import trained
+from nabla_tau.memory import describe
 from step_report import machine
 
 SHARE, RANKS = 0.15, (1, 8, 64)
@@ -163,12 +164,8 @@ def row(names: list[str], runs: list[dict[str, Any]]) -> str:
     without = f"{mean('auc_without_adapter'):.2f}" if "auc_without_adapter" in runs[0] else "–"
     sizes = ["–", "–", "–"]
     if "saved_bytes" in runs[0]:
-        share, mebibyte = mean("trainable_parameters") / mean("parameters"), 2**20
-        sizes = [
-            f"{share:.1%}",
-            f"{mean('state_bytes') / mebibyte:.1f} MiB",
-            f"{mean('saved_bytes') / mebibyte:.1f} MiB",
-        ]
+        share = mean("trainable_parameters") / mean("parameters")
+        sizes = [f"{share:.1%}", *(describe(mean(f"{what}_bytes")) for what in ("state", "saved"))]
     cells = [*names, f"{mean('auc'):.2f}", without, losses, *sizes]
     return f"| {' | '.join(cells)} |"
 
