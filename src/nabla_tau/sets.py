@@ -499,11 +499,14 @@ def _as_array(value: Any) -> Any:
 
 
 def _fetch_columns(data: Any) -> Fetch:
-    """Read a Hugging Face dataset column by column; plain Python columns come as tensors."""
+    """Read a Hugging Face dataset column by column, rows that lie together at once; plain columns come as tensors."""
     formatted = data if data.format["type"] in ("torch", "numpy", "custom") else data.with_format("torch")
 
     def fetch(positions: Tensor) -> Batch:
-        return {key: _as_tensor(key, column) for key, column in formatted[positions.tolist()].items()}
+        rows: Any = positions.tolist()
+        if rows == list(range(rows[0], rows[0] + len(rows))):
+            rows = slice(rows[0], rows[0] + len(rows))  # several times as fast as a list
+        return {key: _as_tensor(key, column) for key, column in formatted[rows].items()}
 
     return fetch
 
