@@ -197,8 +197,8 @@ def draw(found: dict[str, float], path: Path) -> None:
     for name, share in found.items():
         axes.barh([0], [100 * share], left=[left], label=f"{name} {100 * share:.1f} %")
         left += 100 * share
-    axes.set(yticks=[], xlim=(0, 100), xlabel="percent of the time of the passes")
-    axes.legend(ncols=len(found), loc="upper center", bbox_to_anchor=(0.5, 1.45), frameon=False, fontsize=9)
+    axes.set(yticks=[], xlim=(0, 100), xlabel="percent of the processor time of the passes")
+    figure.legend(ncols=len(found), loc="outside upper center", frameon=False, fontsize=9)
     figure.savefig(path, metadata={"Date": None})
 
 
