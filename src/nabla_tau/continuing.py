@@ -1,0 +1,475 @@
+"""A run that survives: its state is kept while it works, and taken up again, to the bit, after it was cut off."""
+
+import math
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from nabla_tau.checkpoint import FINISHED, KEPT, Checkpoint, NotSaved, clear, forget_older, newest, write
+from nabla_tau.errors import InvalidRequest
+from nabla_tau.facts import Range, continuing_problems
+from nabla_tau.journal import Journal, States
+from nabla_tau.memory import describe
+from nabla_tau.problem import Epoch, Method, NonFiniteLoss, Problem, finite
+from nabla_tau.sets import generators_of
+from nabla_tau.state import copy_into, load_optimizer_state, load_process_state, optimizer_state, process_state, writer
+from nabla_tau.storage import Unlearned, load, require_writable
+from nabla_tau.timetable import Timetable
+
+MODEL, OPTIMIZER, JOURNAL = "model.safetensors", "optimizer.safetensors", "journal.safetensors"
+
+LOOK = 5
+"""Batches of the retain set that utility is judged by, before each save."""
+
+PATIENCE = 0.1
+"""Share of all steps in which utility that has collapsed may come back."""
+
+
+class UtilityCollapse(ArithmeticError):  # noqa: N818  (it says what is the case)
+    """What is to be kept costs far more than data that the model never saw; the model passed in is untouched.
+
+    Example:
+        >>> raise UtilityCollapse("Expected a retain set that costs at most 4, got 7.")
+        Traceback (most recent call last):
+        nabla_tau.continuing.UtilityCollapse: Expected a retain set that costs at most 4, got 7.
+    """
+
+
+def most_allowed(retain_loss: float, unseen_loss: float) -> float:
+    """The loss on the retain set from which on utility has collapsed: twice the price of unseen data.
+
+        max(L_r, L_v) + max(|L_r|, |L_v|)    of the original
+
+    Example:
+        >>> most_allowed(retain_loss=0.1, unseen_loss=2.0)
+        4.0
+    """
+    return max(retain_loss, unseen_loss) + max(abs(retain_loss), abs(unseen_loss))
+
+
+def passes(problem: Problem, method: Method, last_good: Callable[[], str] = lambda: "") -> Iterator[Epoch]:
+    """The epochs of a method; what breaks it off says in which epoch.
+
+    Args:
+        problem: the request.
+        method: how to unlearn.
+        last_good: says where the last good state is.
+
+    Raises:
+        NonFiniteLoss: if a loss became NaN or infinite.
+        UtilityCollapse: if what is to be kept was lost.
+
+    Example:
+        >>> def broken(problem):
+        ...     yield Epoch()
+        ...     finite(math.nan, "a forget batch")
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.eye(6), torch.arange(6) % 2
+        >>> request = Request(nn.Linear(6, 2), (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:]), device="cpu")
+        >>> with request.prepared() as problem:
+        ...     list(passes(problem, broken))
+        Traceback (most recent call last):
+        nabla_tau.problem.NonFiniteLoss: Expected finite losses, got nan for a forget batch... It was in epoch 2, after
+        0 steps.
+    """
+    number = 1
+    try:
+        for epoch in method(problem):
+            yield epoch
+            number += 1
+    except (NonFiniteLoss, UtilityCollapse) as error:
+        steps = f"{problem.steps} step{'s' * (problem.steps != 1)}"
+        raise type(error)(f"{error} It was in epoch {number}, after {steps}{last_good()}.") from error
+
+
+def find(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """What a folder holds, and what of it is damaged.
+
+    Raises:
+        InvalidRequest: if all that it holds is damaged.
+
+    Example:
+        >>> find(Path("runs/that-never-was"))
+        (None, [])
+    """
+    try:
+        return newest(folder)
+    except ValueError as error:
+        advice = "restore a file, or remove the folder to begin anew"
+        raise InvalidRequest(
+            [f"checkpoint: expected a whole one in {folder}, got damaged ones only ({error}): {advice}."]
+        ) from error
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> list[str]:
+    """In what a checkpoint is another request's than the one at hand, a sentence each.
+
+    Example:
+        >>> differences({"threads": 1, "seed": 0}, {"threads": 2, "seed": 0}, Path("runs/17"))
+        ['checkpoint: expected threads 1, as of the run kept in runs/17, got 2: make the same call, or name ...']
+    """
+    told = []
+    for name in sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name)):
+        was, got = str(found.get(name)), str(wanted.get(name))
+        if name in FINGERPRINTS:
+            was, got = "", "another"
+        told.append(
+            f"checkpoint: expected {f'{name} {was}'.strip()}, as of the run kept in {folder}, got {got}: make the same "
+            "call, or name another folder to begin anew."
+        )
+    return told
+
+
+def checkpoint_problems(method: Any, folder: Any, every: Any) -> list[str]:
+    """What is wrong with the arguments about checkpoints, if anything.
+
+    Example:
+        >>> from nabla_tau import methods
+        >>> checkpoint_problems(methods.nabla_tau, None, 60)
+        ['checkpoint_every: expected a folder in checkpoint= as well, got none.']
+        >>> checkpoint_problems(methods.nabla_tau, "runs/17", -1)
+        ['checkpoint_every: expected seconds, 0 or more, got -1.']
+    """
+    if folder is None:
+        return [] if every is None else ["checkpoint_every: expected a folder in checkpoint= as well, got none."]
+    problems = continuing_problems(method) if callable(method) else []
+    if every is not None and every not in Range(0):
+        problems.append(f"checkpoint_every: expected seconds, 0 or more, got {every!r}.")
+    if not isinstance(folder, str | os.PathLike):
+        return [*problems, f"checkpoint: expected a folder, got {folder!r}."]
+    try:
+        require_writable(Path(folder))
+    except OSError as error:
+        problems.append(f"checkpoint: {str(error)[0].lower()}{str(error)[1:]}")
+    return problems
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Make sure that there is room for those that are kept and the one being written, as far as it can be foreseen.
+
+    Args:
+        folder: of all checkpoints of a run.
+        size: bytes of one.
+
+    Raises:
+        InvalidRequest: if there is not.
+
+    Example:
+        >>> require_room(Path("runs/that-never-was"), 2**60)
+        Traceback (most recent call last):
+        nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
+        1. checkpoint: expected room for three checkpoints of 1048576.0 TiB in runs/that-never-was, got ...
+    """
+    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(place).free + held
+    if free < (KEPT + 1) * size:
+        raise InvalidRequest(
+            [
+                f"checkpoint: expected room for three checkpoints of {describe(size)} in {folder}, got {describe(free)}: "
+                "free space, or choose another folder."
+            ]
+        )
+
+
+def kept_batch_size(folder: Path, sets: Mapping[str, Any]) -> int | None:
+    """The batch size of the run that a folder keeps: free memory may be another today, the result may not.
+
+    Example:
+        >>> kept_batch_size(Path("runs/that-never-was"), {}) is None
+        True
+    """
+    found, _ = find(folder)
+    request = {} if found is None else found.facts.get("request", {})
+    sizes = (request.get(f"batch size of {name}") for name, data in sets.items() if not isinstance(data, DataLoader))
+    return next(sizes, None)
+
+
+FINGERPRINTS = ("model", "forget set", "retain set", "validation set")
+"""What of an identity says nothing to a reader."""
+
+
+class Keeper:
+    """Keeps the state of a run in a folder while a method works, and takes it up again.
+
+    Args:
+        problem: the request.
+        folder: where checkpoints are.
+        identity: what must be the same for a checkpoint to be continued.
+        every: seconds between two; None for an interval at which saving takes 2 % of the time.
+        most_allowed: loss of the retain set from which on utility has collapsed.
+
+    Attributes:
+        remarks: what the reader of the result must know.
+        seconds_before: how long the run had worked before it was cut off.
+
+    Raises:
+        InvalidRequest: if the folder keeps another run, or nothing but damaged checkpoints.
+
+    Example:
+        >>> import tempfile
+        >>> from nabla_tau import methods
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.eye(6), torch.arange(6) % 2
+        >>> request = Request(nn.Linear(6, 2), (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:]), device="cpu")
+        >>> with tempfile.TemporaryDirectory() as place, request.prepared() as problem:
+        ...     keeper = Keeper(problem, Path(place), {"seed": 0}, every=0)
+        ...     epochs = keeper.run(methods.finetune)
+        ...     sorted(path.name for path in Path(place).iterdir())
+        ['step-0000000005', 'step-0000000006']
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        folder: Path,
+        identity: Mapping[str, Any],
+        *,
+        every: float | None = None,
+        most_allowed: float = math.inf,
+    ) -> None:
+        self.problem, self.folder, self.identity, self.most_allowed = problem, folder, dict(identity), most_allowed
+        self.generators = [g for data in problem.sets.values() for g in generators_of(data)]
+        self.state_file = f"process-{problem.engine.share[0]}.safetensors"
+        self.timetable = Timetable(problem.engine, every, problem.settings.get("state_bytes", 0))
+        self.epochs: list[Epoch] = []
+        self.remarks: list[str] = []
+        self.started = self.pass_started = 0.0
+        self.lost_since: tuple[int, int] | None = None
+        self.kept: dict[str, Any] = {"saved": 0, "seconds": 0.0, "continued_after_steps": []}
+        self.saved = self._found()
+        facts = {} if self.saved is None else self.saved.facts
+        self.last_step: int = facts.get("steps", 0)
+        self.epochs_before = [Epoch(**epoch) for epoch in facts.get("epochs", [])]
+        self.seconds_before, self.pass_before = facts.get("seconds", 0.0), facts.get("pass_seconds", 0.0)
+        if not self.is_finished:
+            require_room(folder, problem.settings.get("state_bytes", 0))
+        if self.last_step:
+            before = facts["kept"]
+            self.kept = {**before, "continued_after_steps": [*before["continued_after_steps"], self.last_step]}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run that the folder keeps came to its end."""
+        return self.saved is not None and self.saved.folder.name == FINISHED
+
+    def result(self, model: nn.Module) -> Unlearned:
+        """What the finished run ended at.
+
+        Args:
+            model: of the same architecture; not touched.
+        """
+        return load(self.folder / FINISHED, model)
+
+    def run(self, method: Method) -> list[Epoch]:
+        """Run a method from where it was cut off, or from its beginning.
+
+        Raises:
+            NonFiniteLoss: if a loss became NaN or infinite, with the epoch.
+            UtilityCollapse: if what is to be kept was lost, with the epoch.
+            NotSaved: if a checkpoint could not be written.
+        """
+        problem = self.problem
+        problem.journal = self._journal()
+        problem.after_step, problem.resume = self._after_step, self._restore
+        self.started = self.pass_started = time.perf_counter()
+        self.timetable.restart()
+        try:
+            with _schedules_quiet():
+                for epoch in passes(problem, method, self._last_good):
+                    self.epochs.append(self._as_before(epoch))
+                    self.pass_started = time.perf_counter()
+            if problem.journal.repeating:
+                raise RuntimeError("Expected a method that does the same when it is told the same, got one that ended.")
+        finally:
+            problem.journal = Journal()
+            problem.after_step = problem.resume = lambda optimizer: None
+        problem.settings["checkpoints"] = {**self.kept, "every_seconds": self.timetable.wait}
+        return self.epochs
+
+    def finish(self, unlearned: Unlearned) -> None:
+        """Keep the result in the place of what led to it: the same call gives it back.
+
+        Raises:
+            NotSaved: if that is not possible.
+        """
+        self._by_main(lambda: write(self.folder, FINISHED, unlearned.writers(), {"request": self.identity}))
+
+    def _found(self) -> Checkpoint | None:
+        """What to continue from."""
+        engine = self.problem.engine
+        if engine.is_main:
+            clear(self.folder, leftovers_only=True)
+        found, damaged = find(self.folder)
+        steps = -1 if found is None else found.facts.get("steps", 0)
+        if engine.minimum(steps) != -engine.minimum(-steps):
+            raise InvalidRequest(
+                [
+                    f"checkpoint: expected all processes to find the same in {self.folder}, got step {steps} on one "
+                    "of them: name a folder that they share."
+                ]
+            )
+        if found is None:
+            return None
+        if wrong := differences(found.facts.get("request", {}), self.identity, self.folder):
+            raise InvalidRequest(wrong)
+        self.remarks = [f"checkpoint: {text}: continued from the one before it, {found.folder}." for text in damaged]
+        return found
+
+    def _as_before(self, epoch: Epoch) -> Epoch:
+        """An epoch that was repeated is what it was; one that was cut off took the time of both parts."""
+        number = len(self.epochs)
+        if number < len(self.epochs_before):
+            return self.epochs_before[number]
+        return replace(epoch, seconds=epoch.seconds + self._seconds_of_pass_before())
+
+    def _seconds_of_pass_before(self) -> float:
+        return self.pass_before if len(self.epochs) == len(self.epochs_before) else 0.0
+
+    def _last_good(self) -> str:
+        if not self.last_step:
+            return "; no checkpoint had been saved"
+        return f"; the last good state, after step {self.last_step}, is in {self.folder}"
+
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.timetable.due():
+            self._save(optimizer)
+
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        problem, started = self.problem, time.perf_counter()
+        values, sizes = problem.journal.rows()
+        if not self._is_good(values):
+            self.timetable.saved(problem.engine.from_main(time.perf_counter() - started))
+            return
+        starts = {
+            f"pass {number} {place}": state
+            for number, states in problem.journal.starts.items()
+            for place, state in enumerate(states)
+        }
+        own = process_state(problem.model, self.generators)
+        states = problem.engine.gather(safetensors.torch.save({**own, **starts}))
+        tensors, plain = optimizer_state(optimizer)
+        files = {
+            MODEL: writer(dict(problem.model.named_parameters())),
+            OPTIMIZER: writer(tensors),
+            JOURNAL: writer({"values": values, "sizes": sizes}),
+            **{f"process-{rank}.safetensors": _bytes_writer(state) for rank, state in enumerate(states)},
+        }
+        self.kept["saved"] += 1
+        facts = {
+            "request": self.identity,
+            "steps": problem.steps,
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "seconds": started - self.started + self.seconds_before,
+            "pass_seconds": started - self.pass_started + self._seconds_of_pass_before(),
+            "optimizer": plain,
+            "kept": self.kept,
+        }
+        self._by_main(lambda: write(self.folder, f"step-{problem.steps:010}", files, facts))
+        self.last_step = problem.steps
+        seconds = problem.engine.from_main(time.perf_counter() - started)
+        self.kept["seconds"] += seconds
+        self.timetable.saved(seconds)
+
+    def _by_main(self, write_checkpoint: Callable[[], Path]) -> None:
+        """Have the main process write; all of them fail if it fails."""
+        failed = ""
+        if self.problem.engine.is_main:
+            try:
+                write_checkpoint()
+                forget_older(self.folder)
+            except OSError as error:
+                failed = str(error)
+        if self.problem.engine.from_main(bool(failed)):
+            raise NotSaved(
+                f"{failed or 'Expected the main process to save, got an error there'}: free space there or mend the "
+                f"folder, and make the same call again{self._last_good()}; the model passed in is unchanged."
+            )
+
+    def _is_good(self, values: Tensor) -> bool:
+        """Whether the state may take the place of one before it.
+
+        Raises:
+            NonFiniteLoss: if a loss or a weight is not finite.
+            UtilityCollapse: if what was to be kept has not come back.
+        """
+        problem = self.problem
+        finite(float(values.sum()), "a batch since the last checkpoint")
+        for name, parameter in problem.model.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                finite(math.nan, f"what comes next, as {name} is no longer finite")
+        found = look(problem)
+        if found <= self.most_allowed:
+            self.lost_since = None
+            return True
+        epoch, step = self.lost_since = self.lost_since or (len(self.epochs) + 1, problem.steps)
+        if problem.steps - step > PATIENCE * problem.total_steps:
+            raise UtilityCollapse(
+                f"Expected a retain set that costs at most {self.most_allowed:.4g}, twice what unseen data cost the "
+                f"original, got {found:.4g} over its first batches, and more than that since epoch {epoch}: the model "
+                "passed in is unchanged; take another method, other settings or larger batches."
+            )
+        return False
+
+    def _journal(self) -> Journal:
+        if self.saved is None:
+            return Journal(kept=True)
+        told, own = self.saved.tensors(JOURNAL), self.saved.tensors(self.state_file)
+        starts: dict[int, States] = {}
+        for name in sorted(name for name in own if name.startswith("pass ")):
+            starts.setdefault(int(name.split()[1]), []).append(own[name])
+        return Journal(told["values"].tolist(), told["sizes"].tolist(), starts, kept=True)
+
+    def _restore(self, optimizer: torch.optim.Optimizer) -> None:
+        """Put everything where it was when the checkpoint was saved."""
+        assert self.saved is not None
+        copy_into(dict(self.problem.model.named_parameters()), self.saved.tensors(MODEL))
+        load_optimizer_state(optimizer, self.saved.tensors(OPTIMIZER), self.saved.facts["optimizer"])
+        optimizer.zero_grad(set_to_none=True)
+        load_process_state(self.problem.model, self.generators, self.saved.tensors(self.state_file))
+        self.started = self.pass_started = time.perf_counter()
+        self.timetable.restart()
+
+
+def look(problem: Problem) -> float:
+    """Mean loss of the current model over the first batches of the retain set; nothing moves by it.
+
+    Example:
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.arange(6.0)[:, None], torch.full((6,), 0.5)  # f(x) = x, so errors are x − ½
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = model.weight.data.fill_(1)
+        >>> with Request(model, (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:]), device="cpu").prepared() as problem:
+        ...     look(problem)
+        4.25
+    """
+    with problem.measuring(), torch.no_grad():
+        losses = [problem.batch_loss(batch) for batch in islice(problem.in_order(problem.retain), LOOK)]
+    return sum(float(loss.value) * loss.size for loss in losses) / max(sum(loss.size for loss in losses), 1)
+
+
+def _bytes_writer(content: bytes) -> Callable[[Path], None]:
+    def fill(path: Path) -> None:
+        path.write_bytes(content)
+
+    return fill
+
+
+@contextmanager
+def _schedules_quiet() -> Iterator[None]:
+    """A schedule is taken to its place while no step is made, which torch warns about."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step")
+        yield
