@@ -321,7 +321,7 @@ def test_two_damaged_ones_are_refused_with_the_way_out(folder, kept):
     before = {name: value.clone() for name, value in kept[1]()["model"].state_dict().items()}
     flipped(folder / "step-0000000007" / "model.safetensors")
     truncated(folder / "step-0000000008" / "manifest.json")
-    with pytest.raises(InvalidRequest, match="damaged ones only .*8/manifest.json is .*7/model.safetensors is .*anew"):
+    with pytest.raises(InvalidRequest, match=r"damaged ones only .*8/manifest.json is .*7/model.safetensors is .*anew"):
         unlearn(**kept[1](), checkpoint=folder)
     assert all(torch.equal(value, before[name]) for name, value in kept[1]()["model"].state_dict().items())
 
@@ -363,7 +363,7 @@ def test_a_checkpoint_of_another_request_is_refused(wanted, folder, kept):
 def test_other_threads_are_refused(folder, kept):
     torch.set_num_threads(2)
     try:
-        with pytest.raises(InvalidRequest, match="expected threads 1, as of the run kept in .*, got 2"):
+        with pytest.raises(InvalidRequest, match=r"expected threads 1, as of the run kept in .*, got 2"):
             unlearn(**kept[1](), checkpoint=folder)
     finally:
         torch.set_num_threads(1)
@@ -472,14 +472,14 @@ def wide():
 def test_a_place_that_cannot_hold_checkpoints_is_refused_before_the_work(kept, tmp_path, monkeypatch):
     make = kept[1]
     (tmp_path / "file").touch()
-    with pytest.raises(InvalidRequest, match="checkpoint: expected a folder, got .*file"):
+    with pytest.raises(InvalidRequest, match=r"checkpoint: expected a folder, got .*file"):
         unlearn(**make(), checkpoint=tmp_path / "file")
     with pytest.raises(InvalidRequest, match="checkpoint: expected a folder, got 17"):
         unlearn(**make(), checkpoint=17)
     with pytest.raises(InvalidRequest, match="checkpoint_every: expected seconds"):
         unlearn(**make(), checkpoint=tmp_path, checkpoint_every="often")
     monkeypatch.setattr(os, "access", lambda place, mode: False)  # as of a read-only folder, to any user
-    with pytest.raises(InvalidRequest, match="checkpoint: expected a folder to write to, got .*: choose another"):
+    with pytest.raises(InvalidRequest, match=r"checkpoint: expected a folder to write to, got .*: choose another"):
         unlearn(**make(), checkpoint=tmp_path / "kept")
     monkeypatch.undo()
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10**9, 10**9, 1000))

@@ -178,8 +178,8 @@ def require_room(folder: Path, size: int) -> None:
     if free < (KEPT + 1) * size:
         raise InvalidRequest(
             [
-                f"checkpoint: expected room for three checkpoints of {describe(size)} in {folder}, got {describe(free)}: "
-                "free space, or choose another folder."
+                f"checkpoint: expected room for three checkpoints of {describe(size)} in {folder}, got "
+                f"{describe(free)}: free space, or choose another folder."
             ]
         )
 
