@@ -44,7 +44,7 @@ def soak(run: Run, kills: int, seed: int) -> dict[str, Any]:
         "by_moment": dict(Counter(one.moment for one in done)),
         "by_rank": dict(Counter(str(one.rank) for one in done)),
         "continued": len(saved.facts["kept"]["continued_after_steps"]) if saved is not None else 0,
-        "steps_when_left_alone": saved.facts.get("steps") if saved is not None else 0,
+        "steps_when_left_alone": saved.step if saved is not None else 0,
         "damaged_checkpoints": damaged,
         "left_in_the_folder": left,
         "same_bits": same,

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from nabla_tau.storage import RECORD, flush, sha256
+from nabla_tau.storage import RECORD, WEIGHTS, flush, sha256
 
 MANIFEST, FINISHED, FORMAT = "manifest.json", "finished", 1
 KEPT = 2
@@ -47,6 +47,16 @@ class Checkpoint:
 
     folder: Path
     facts: dict[str, Any]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it holds the result of a run."""
+        return self.folder.name == FINISHED
+
+    @property
+    def step(self) -> int:
+        """After which step it was saved; 0 where the run is finished."""
+        return 0 if self.is_finished else int(self.folder.name.removeprefix("step-"))
 
     def tensors(self, file: str) -> dict[str, Tensor]:
         """The tensors of one of its files, on the CPU."""
@@ -124,7 +134,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     for path in _all(folder):
         try:
             return _opened(path), damaged
-        except (ValueError, OSError, SafetensorError) as error:
+        except (ValueError, OSError) as error:
             damaged.append(str(error))
     if damaged:
         raise ValueError("; ".join(damaged))
@@ -175,6 +185,29 @@ def clear(folder: Path, *, leftovers_only: bool = False) -> None:
         folder.rmdir()
 
 
+def remove_half_saved(output: Path, folder: Path) -> None:
+    """Remove weights without a record that a process left when it was killed while it saved the result of a run.
+
+    Args:
+        output: where the result was to be saved.
+        folder: of the checkpoints of that run; nothing is removed unless it holds the same weights.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     output, folder = Path(place) / "request-17", Path(place) / "state"
+        ...     _ = write(folder, FINISHED, {WEIGHTS: Path.touch}, {})
+        ...     output.mkdir()
+        ...     (output / WEIGHTS).touch()
+        ...     remove_half_saved(output, folder)
+        ...     os.listdir(output)
+        []
+    """
+    kept, half = folder / FINISHED / WEIGHTS, output / WEIGHTS
+    alone = kept.is_file() and half.is_file() and not (output / RECORD).exists()
+    if alone and sha256(kept) == sha256(half):
+        half.unlink()
+
+
 def _all(folder: Path) -> list[Path]:
     """The newest first; one that is finished before all."""
     names = os.listdir(folder) if folder.is_dir() else []
@@ -192,10 +225,18 @@ def _opened(path: Path) -> Checkpoint:
             raise ValueError(f"{place} is missing")
         if sha256(place) != expected:
             raise ValueError(f"{place} is not as it was written")
-        if place.suffix == ".safetensors":
-            with safe_open(place, framework="pt"):  # whoever made it, it is no other kind of file
-                pass
+        if place.suffix == ".safetensors" and not _is_safetensors(place):
+            raise ValueError(f"{place} is no file of safetensors")
     return Checkpoint(path, manifest["facts"])
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether it is what it should be, and not, for instance, a pickle."""
+    try:
+        with safe_open(path, framework="pt"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

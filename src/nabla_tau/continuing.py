@@ -192,7 +192,9 @@ def kept_batch_size(folder: Path, sets: Mapping[str, Any]) -> int | None:
         True
     """
     found, _ = find(folder)
-    request = {} if found is None else found.facts.get("request", {})
+    request = None if found is None else found.facts.get("request")
+    if not isinstance(request, dict):
+        return None
     sizes = (request.get(f"batch size of {name}") for name, data in sets.items() if not isinstance(data, DataLoader))
     return next(sizes, None)
 
@@ -251,7 +253,7 @@ class Keeper:
         self.kept: dict[str, Any] = {"saved": 0, "seconds": 0.0, "continued_after_steps": []}
         self.saved = self._found()
         facts = {} if self.saved is None else self.saved.facts
-        self.last_step: int = facts.get("steps", 0)
+        self.last_step = 0 if self.saved is None else self.saved.step
         self.epochs_before = [Epoch(**epoch) for epoch in facts.get("epochs", [])]
         self.seconds_before, self.pass_before = facts.get("seconds", 0.0), facts.get("pass_seconds", 0.0)
         if not self.is_finished:
@@ -263,7 +265,7 @@ class Keeper:
     @property
     def is_finished(self) -> bool:
         """Whether the run that the folder keeps came to its end."""
-        return self.saved is not None and self.saved.folder.name == FINISHED
+        return self.saved is not None and self.saved.is_finished
 
     def result(self, model: nn.Module) -> Unlearned:
         """What the finished run ended at.
@@ -313,17 +315,18 @@ class Keeper:
         if engine.is_main:
             clear(self.folder, leftovers_only=True)
         found, damaged = find(self.folder)
-        steps = -1 if found is None else found.facts.get("steps", 0)
-        if engine.minimum(steps) != -engine.minimum(-steps):
+        step = -1 if found is None else found.step
+        if engine.minimum(step) != -engine.minimum(-step):
             raise InvalidRequest(
                 [
-                    f"checkpoint: expected all processes to find the same in {self.folder}, got step {steps} on one "
-                    "of them: name a folder that they share."
+                    f"checkpoint: expected all processes to find the same in {self.folder}, got another content on "
+                    "some: name a folder that they share."
                 ]
             )
         if found is None:
             return None
-        if wrong := differences(found.facts.get("request", {}), self.identity, self.folder):
+        request = found.facts.get("request")
+        if wrong := differences(request if isinstance(request, dict) else {}, self.identity, self.folder):
             raise InvalidRequest(wrong)
         self.remarks = [f"checkpoint: {text}: continued from the one before it, {found.folder}." for text in damaged]
         return found
@@ -370,7 +373,6 @@ class Keeper:
         self.kept["saved"] += 1
         facts = {
             "request": self.identity,
-            "steps": problem.steps,
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "seconds": started - self.started + self.seconds_before,
             "pass_seconds": started - self.pass_started + self._seconds_of_pass_before(),
