@@ -9,6 +9,9 @@ from torch import Tensor
 
 SET, STEP = -2, -1  # what a row is, in place of the size of a batch: a mean over a set, a step
 
+AT_ONCE = 512
+"""Means that are fetched from their device together: to fetch each would stop it."""
+
 States = list[Tensor]
 """States of generators."""
 
@@ -53,7 +56,7 @@ class Journal:
     ) -> None:
         self.values, self.sizes, self.kept = array("d", values), array("q", sizes), kept
         self.starts: dict[int, States] = dict(starts or {})
-        self._fresh: list[Tensor | float] = []  # means still on their device: to fetch each would stop it
+        self._fresh: list[Tensor | float] = []
         self._passes = count()
         self._row = self._value = 0
         self._rows = len(self.sizes)
@@ -68,6 +71,8 @@ class Journal:
         if self.kept:
             self._fresh.append(value)
             self.sizes.append(size)
+            if len(self._fresh) == AT_ONCE:
+                self._fetch()
 
     def step(self) -> None:
         """Write down a step."""
@@ -100,11 +105,14 @@ class Journal:
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Everything told so far: values, float64, and sizes, int64."""
+        self._fetch()
+        return torch.tensor(self.values, dtype=torch.float64), torch.tensor(self.sizes, dtype=torch.int64)
+
+    def _fetch(self) -> None:
         on_device = [value for value in self._fresh if isinstance(value, Tensor)]
         fetched = iter(torch.stack(on_device).tolist() if on_device else ())
         self.values.extend(next(fetched) if isinstance(value, Tensor) else value for value in self._fresh)
         self._fresh.clear()
-        return torch.tensor(self.values, dtype=torch.float64), torch.tensor(self.sizes, dtype=torch.int64)
 
     def _next(self, kind: int) -> int:
         size = self.sizes[self._row]
