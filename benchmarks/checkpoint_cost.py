@@ -2,8 +2,8 @@
 
     python benchmarks/checkpoint_cost.py --output results/checkpoint_cost.json
 
-Two parts, added: the share of a run's time that goes into saving, measured within the run, so that what else the machine
-does meets both sides alike; and what writing down each mean takes, over the time of a step.
+Two parts, added: the share of a run's time that goes into saving, measured within the run, so that what else the
+machine does meets both sides alike; and what writing down each mean takes, over the time of a step.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def saving(name: str, seconds: float) -> dict[str, Any]:
 
 
 def writing_down() -> float:
-    """Seconds that a step spends on the journal and on asking whether it is time to save; one forget, one retain mean."""
+    """Seconds that a step of two means spends on the journal and on asking whether it is time to save."""
     timetable, journal = Timetable(start_engine("cpu"), 1e9, 0), Journal(kept=True)
     value = torch.zeros((), dtype=torch.float64)
 

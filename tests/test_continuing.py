@@ -248,6 +248,16 @@ def test_a_set_that_cannot_be_read_again_is_refused(retain, reason, tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+def test_a_set_that_cannot_be_read_at_all_is_told_as_ever(tmp_path):
+    class Broken(Noisy):
+        def __getitem__(self, row):
+            raise OSError("the disk is gone")
+
+    sets = {"forget": clusters(15, 1), "retain": Broken(clusters(36, 2)), "validation": clusters(20, 3)}
+    with pytest.raises(InvalidRequest, match="the disk is gone"):
+        unlearn(dropout_network(), **sets, device="cpu", checkpoint=tmp_path)
+
+
 @pytest.mark.parametrize("name", sorted(set(methods.METHODS) - set(CONTINUED)))
 def test_a_method_that_cannot_be_continued_is_refused(name, tmp_path):
     found = case("mlp")
@@ -393,6 +403,15 @@ def test_a_finished_run_gives_its_result_again_without_the_work(folder, kept):
     assert again.model is not make()["model"]
     with pytest.raises(InvalidRequest, match="seed"):
         unlearn(**make(seed=1), checkpoint=folder)
+
+
+def test_killed_just_before_the_half_unlearned_models_went(folder, kept, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(continuing, "forget_older", lambda folder: None)
+        unlearn(**kept[1](), checkpoint=folder)
+    assert names(folder) == ["finished", "step-0000000007", "step-0000000008"]
+    assert same_bits(unlearn(**kept[1](), checkpoint=folder), kept[2])
+    assert names(folder) == ["finished"]
 
 
 def test_left_overs_of_a_killed_process_are_removed(folder, kept):

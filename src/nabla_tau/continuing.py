@@ -328,6 +328,8 @@ class Keeper:
         request = found.facts.get("request")
         if wrong := differences(request if isinstance(request, dict) else {}, self.identity, self.folder):
             raise InvalidRequest(wrong)
+        if found.is_finished and engine.is_main:
+            forget_older(self.folder)  # a process that was killed just then had not
         self.remarks = [f"checkpoint: {text}: continued from the one before it, {found.folder}." for text in damaged]
         return found
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
@@ -34,12 +35,15 @@ def replay_problems(sets: Mapping[str, Any], sources: Mapping[str, Source]) -> l
         >>> replay_problems({"retain": loader}, {"retain": open_set(loader, 2)})
         ['checkpoint: expected a retain set that can be read again as it was, got persistent workers, whose random ...']
     """
-    found = ((name, _reason(sets[name], source)) for name, source in sources.items() if source.size)
-    return [
-        f"checkpoint: expected a {name} set that can be read again as it was, got {reason}, or leave checkpoint out."
-        for name, reason in found
-        if reason
-    ]
+    problems = []
+    for name, source in sources.items():
+        with suppress(Exception):  # what cannot be read at all is told where it is read
+            if reason := _reason(sets[name], source):
+                problems.append(
+                    f"checkpoint: expected a {name} set that can be read again as it was, got {reason}, or leave "
+                    "checkpoint out."
+                )
+    return problems
 
 
 def _reason(data: Any, source: Source) -> str | None:
