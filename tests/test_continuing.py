@@ -327,6 +327,16 @@ def test_of_two_the_good_one_is_used_and_said(file, harm, folder, kept):
     assert any("continued from the one before" in text for text in found.warnings)
 
 
+def test_a_damaged_one_does_not_count_as_kept(folder, kept):
+    flipped(folder / "step-0000000008" / "model.safetensors")
+    cut_off(kept[1], folder, [11])
+    assert names(folder) == ["step-0000000010", "step-0000000011"]
+    (folder / "step-0000000011" / "manifest.json").unlink()
+    with pytest.raises(Killed):
+        Request(**kept[1](), checkpoint=folder, on_step=stop_after(11)).run()
+    assert names(folder) == ["step-0000000010"]
+
+
 def test_two_damaged_ones_are_refused_with_the_way_out(folder, kept):
     before = {name: value.clone() for name, value in kept[1]()["model"].state_dict().items()}
     flipped(folder / "step-0000000007" / "model.safetensors")
@@ -514,7 +524,7 @@ def breaks_at(step, value):
     def loss(model, batch):
         calls.append(torch.is_grad_enabled())
         found = losses.classification(model, batch)
-        return found * value if sum(calls) > step else found
+        return found + value if sum(calls) > step else found  # whose gradient stays finite
 
     return loss
 

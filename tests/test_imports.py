@@ -18,6 +18,7 @@ LAYERS = [
     {"memory", "problem", "replaying", "splitting", "tasks"},
     {"descent", "distillation", "facts", "fisher", "mixing", "objective", "relabelling", "storage", "survey"},
     {"checkpoint", "checks", "methods.*"},
+    {"compatibility"},
     {"continuing"},
     {"methods"},
     {"unlearning", "auditing.*"},

@@ -157,6 +157,23 @@ def forget_older(folder: Path) -> None:
         _discard(path)
 
 
+def forget_later(folder: Path, found: Checkpoint) -> None:
+    """Remove what is newer than the one that is continued, because it is damaged.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first, last = (write(Path(folder), f"step-{step:010}", {}, {}) for step in (7, 9))
+        ...     (last / MANIFEST).unlink()
+        ...     forget_later(Path(folder), newest(Path(folder))[0])
+        ...     os.listdir(folder)
+        ['step-0000000007']
+    """
+    for path in _all(folder):
+        if path.name == found.folder.name:
+            return
+        _discard(path)
+
+
 def clear(folder: Path, *, leftovers_only: bool = False) -> None:
     """Remove what a run keeps in a folder, and the folder if nothing else is in it.
 

@@ -1,8 +1,6 @@
 """A run that survives: its state is kept while it works, and taken up again, to the bit, after it was cut off."""
 
 import math
-import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -15,17 +13,15 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from nabla_tau.checkpoint import FINISHED, KEPT, Checkpoint, NotSaved, clear, forget_older, newest, write
+from nabla_tau.checkpoint import FINISHED, Checkpoint, NotSaved, clear, forget_later, forget_older, write
+from nabla_tau.compatibility import differences, find, require_room
 from nabla_tau.errors import InvalidRequest
-from nabla_tau.facts import Range, continuing_problems
 from nabla_tau.journal import Journal, States
-from nabla_tau.memory import describe
 from nabla_tau.problem import Epoch, Method, NonFiniteLoss, Problem, finite
 from nabla_tau.sets import generators_of
 from nabla_tau.state import copy_into, load_optimizer_state, load_process_state, optimizer_state, process_state, writer
-from nabla_tau.storage import Unlearned, load, require_writable
+from nabla_tau.storage import Unlearned, load
 from nabla_tau.timetable import Timetable
 
 MODEL, OPTIMIZER, JOURNAL = "model.safetensors", "optimizer.safetensors", "journal.safetensors"
@@ -92,115 +88,6 @@ def passes(problem: Problem, method: Method, last_good: Callable[[], str] = lamb
     except (NonFiniteLoss, UtilityCollapse) as error:
         steps = f"{problem.steps} step{'s' * (problem.steps != 1)}"
         raise type(error)(f"{error} It was in epoch {number}, after {steps}{last_good()}.") from error
-
-
-def find(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """What a folder holds, and what of it is damaged.
-
-    Raises:
-        InvalidRequest: if all that it holds is damaged.
-
-    Example:
-        >>> find(Path("runs/that-never-was"))
-        (None, [])
-    """
-    try:
-        return newest(folder)
-    except ValueError as error:
-        advice = "restore a file, or remove the folder to begin anew"
-        raise InvalidRequest(
-            [f"checkpoint: expected a whole one in {folder}, got damaged ones only ({error}): {advice}."]
-        ) from error
-
-
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> list[str]:
-    """In what a checkpoint is another request's than the one at hand, a sentence each.
-
-    Example:
-        >>> differences({"threads": 1, "seed": 0}, {"threads": 2, "seed": 0}, Path("runs/17"))
-        ['checkpoint: expected threads 1, as of the run kept in runs/17, got 2: make the same call, or name ...']
-    """
-    told = []
-    for name in sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name)):
-        was, got = str(found.get(name)), str(wanted.get(name))
-        if name in FINGERPRINTS:
-            was, got = "", "another"
-        told.append(
-            f"checkpoint: expected {f'{name} {was}'.strip()}, as of the run kept in {folder}, got {got}: make the same "
-            "call, or name another folder to begin anew."
-        )
-    return told
-
-
-def checkpoint_problems(method: Any, folder: Any, every: Any) -> list[str]:
-    """What is wrong with the arguments about checkpoints, if anything.
-
-    Example:
-        >>> from nabla_tau import methods
-        >>> checkpoint_problems(methods.nabla_tau, None, 60)
-        ['checkpoint_every: expected a folder in checkpoint= as well, got none.']
-        >>> checkpoint_problems(methods.nabla_tau, "runs/17", -1)
-        ['checkpoint_every: expected seconds, 0 or more, got -1.']
-    """
-    if folder is None:
-        return [] if every is None else ["checkpoint_every: expected a folder in checkpoint= as well, got none."]
-    problems = continuing_problems(method) if callable(method) else []
-    if every is not None and every not in Range(0):
-        problems.append(f"checkpoint_every: expected seconds, 0 or more, got {every!r}.")
-    if not isinstance(folder, str | os.PathLike):
-        return [*problems, f"checkpoint: expected a folder, got {folder!r}."]
-    try:
-        require_writable(Path(folder))
-    except OSError as error:
-        problems.append(f"checkpoint: {str(error)[0].lower()}{str(error)[1:]}")
-    return problems
-
-
-def require_room(folder: Path, size: int) -> None:
-    """Make sure that there is room for those that are kept and the one being written, as far as it can be foreseen.
-
-    Args:
-        folder: of all checkpoints of a run.
-        size: bytes of one.
-
-    Raises:
-        InvalidRequest: if there is not.
-
-    Example:
-        >>> require_room(Path("runs/that-never-was"), 2**60)
-        Traceback (most recent call last):
-        nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
-        1. checkpoint: expected room for three checkpoints of 1048576.0 TiB in runs/that-never-was, got ...
-    """
-    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    free = shutil.disk_usage(place).free + held
-    if free < (KEPT + 1) * size:
-        raise InvalidRequest(
-            [
-                f"checkpoint: expected room for three checkpoints of {describe(size)} in {folder}, got "
-                f"{describe(free)}: free space, or choose another folder."
-            ]
-        )
-
-
-def kept_batch_size(folder: Path, sets: Mapping[str, Any]) -> int | None:
-    """The batch size of the run that a folder keeps: free memory may be another today, the result may not.
-
-    Example:
-        >>> kept_batch_size(Path("runs/that-never-was"), {}) is None
-        True
-    """
-    found, _ = find(folder)
-    request = None if found is None else found.facts.get("request")
-    if not isinstance(request, dict):
-        return None
-    sizes = (request.get(f"batch size of {name}") for name, data in sets.items() if not isinstance(data, DataLoader))
-    return next(sizes, None)
-
-
-FINGERPRINTS = ("model", "forget set", "retain set", "validation set")
-"""What of an identity says nothing to a reader."""
 
 
 class Keeper:
@@ -328,7 +215,8 @@ class Keeper:
         request = found.facts.get("request")
         if wrong := differences(request if isinstance(request, dict) else {}, self.identity, self.folder):
             raise InvalidRequest(wrong)
-        if found.is_finished and engine.is_main:
+        if engine.is_main:
+            forget_later(self.folder, found)
             forget_older(self.folder)  # a process that was killed just then had not
         self.remarks = [f"checkpoint: {text}: continued from the one before it, {found.folder}." for text in damaged]
         return found

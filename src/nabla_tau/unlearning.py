@@ -1,7 +1,6 @@
 """`unlearn()`: from a trained model and a request to a model without the forgotten samples."""
 
 import copy
-import functools
 import os
 import platform
 import time
@@ -20,7 +19,8 @@ from torch import nn
 from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
 from nabla_tau.checkpoint import NotSaved
-from nabla_tau.continuing import Keeper, checkpoint_problems, kept_batch_size, most_allowed, passes
+from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size
+from nabla_tau.continuing import Keeper, most_allowed, passes
 from nabla_tau.engine import Engine, device_problems, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
 from nabla_tau.facts import setting_problems, suggestion, task_problems
@@ -208,7 +208,7 @@ class Request:
         keeper = Keeper(
             problem,
             Path(self.checkpoint or ""),
-            identity(problem, self.method, before),
+            identity(problem, self.method, vars(before)),
             every=self.checkpoint_every,
             most_allowed=most_allowed(before.retain, before.unseen),
         )
@@ -367,40 +367,6 @@ class Request:
         problem.warnings.append(text)
         if problem.engine.is_main:
             warnings.warn(text, UnlearningWarning, stacklevel=4)
-
-
-def identity(problem: Problem, method: Method, before: "Losses") -> dict[str, Any]:
-    """What a run must have in common with the one that a checkpoint was saved by, to be its continuation.
-
-    Example:
-        >>> x, y = torch.eye(6), torch.arange(6) % 2
-        >>> request = Request(nn.Linear(6, 2), (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:]), device="cpu")
-        >>> with request.prepared() as problem:
-        ...     found = identity(problem, methods.nabla_tau, measure(problem))
-        >>> found["method"], found["samples of retain"], found["seed"]
-        ('nabla_tau', 2, 0)
-    """
-    settings = problem.settings
-    given: dict[str, Any] = {}
-    while isinstance(method, functools.partial):
-        given, method = {**method.keywords, **given}, method.func
-    on_gpu = problem.engine.device.type == "cuda"
-    return {
-        "model": settings["original_fingerprint"],
-        **{f"{name} set": content for name, content in problem.fingerprints.items()},
-        **{f"{name} loss of the original": value for name, value in vars(before).items()},
-        **{f"{name} of the method": str(value) for name, value in given.items()},
-        **{
-            f"{what.replace('_', ' ')} of {name}": value
-            for what in ("samples", "batch_size", "batches")
-            for name, value in settings[what].items()
-        },
-        **{f"version of {name}": value for name, value in settings["versions"].items()},
-        **{name: settings[name] for name in ("method", "loss", "seed", "processes", "threads")},
-        "mixed precision": settings["mixed_precision"],
-        "device": problem.engine.device.type,
-        "processor": torch.cuda.get_device_name() if on_gpu else torch.backends.cpu.get_cpu_capability(),
-    }
 
 
 @dataclass(frozen=True)
