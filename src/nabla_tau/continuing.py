@@ -302,7 +302,7 @@ class Keeper:
         for name, parameter in problem.model.named_parameters():
             if not bool(parameter.isfinite().all()):
                 finite(math.nan, f"what comes next, as {name} is no longer finite")
-        found = look(problem)
+        found = finite(look(problem), "the first batches of the retain set")
         if found <= self.most_allowed:
             self.lost_since = None
             return True
