@@ -1,5 +1,6 @@
 """Cut off after any step, by an exception here, a run is continued to the same bits; whatever is wrong is refused."""
 
+import copy
 import json
 import math
 import os
@@ -87,6 +88,20 @@ def test_every_method_to_the_same_bits(name, tmp_path, monkeypatch):
     expected, first, last = uninterrupted(make)
     middle = (first + last) // 2
     assert_same(continued(make, tmp_path, [first // 2, first + 2, middle, middle + 1, last - 1]), expected)
+
+
+def test_frozen_weights_are_not_kept(task, tmp_path):
+    model, forget, retain, validation = task
+    model = copy.deepcopy(model)
+    model[0].requires_grad_(False)
+    sets = {"forget": forget, "retain": retain, "validation": validation, "batch_size": 11, "device": "cpu"}
+
+    def make():
+        return {"model": model, **sets, "method": methods.nabla_tau_published}
+
+    cut_off(make, tmp_path, [9])
+    assert set(checkpoint.newest(tmp_path)[0].tensors("model.safetensors")) == {"2.weight", "2.bias"}
+    assert same_bits(unlearn(**make(), checkpoint=tmp_path), unlearn(**make()))
 
 
 def test_after_each_step(task, tmp_path):

@@ -20,7 +20,15 @@ from nabla_tau.errors import InvalidRequest
 from nabla_tau.journal import Journal, States
 from nabla_tau.problem import Epoch, Method, NonFiniteLoss, Problem, finite
 from nabla_tau.sets import generators_of
-from nabla_tau.state import copy_into, load_optimizer_state, load_process_state, optimizer_state, process_state, writer
+from nabla_tau.state import (
+    copy_into,
+    load_optimizer_state,
+    load_process_state,
+    optimizer_state,
+    process_state,
+    trainable,
+    writer,
+)
 from nabla_tau.storage import Unlearned, load
 from nabla_tau.timetable import Timetable
 
@@ -255,7 +263,7 @@ class Keeper:
         states = problem.engine.gather(safetensors.torch.save({**own, **starts}))
         tensors, plain = optimizer_state(optimizer)
         files = {
-            MODEL: writer(dict(problem.model.named_parameters())),
+            MODEL: writer(trainable(problem.model)),
             OPTIMIZER: writer(tensors),
             JOURNAL: writer({"values": values, "sizes": sizes}),
             **{f"process-{rank}.safetensors": _bytes_writer(state) for rank, state in enumerate(states)},
@@ -327,7 +335,7 @@ class Keeper:
     def _restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Put everything where it was when the checkpoint was saved."""
         assert self.saved is not None
-        copy_into(dict(self.problem.model.named_parameters()), self.saved.tensors(MODEL))
+        copy_into(trainable(self.problem.model), self.saved.tensors(MODEL))
         load_optimizer_state(optimizer, self.saved.tensors(OPTIMIZER), self.saved.facts["optimizer"])
         optimizer.zero_grad(set_to_none=True)
         load_process_state(self.problem.model, self.generators, self.saved.tensors(self.state_file))

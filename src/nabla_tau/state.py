@@ -26,6 +26,18 @@ def writer(tensors: Mapping[str, Tensor]) -> Callable[[Path], None]:
     return lambda path: save_file({name: _whole(tensor) for name, tensor in tensors.items()}, path)
 
 
+def trainable(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that a method changes, by name; the others are the original's.
+
+    Example:
+        >>> model = nn.Linear(2, 2)
+        >>> _ = model.bias.requires_grad_(False)
+        >>> list(trainable(model))
+        ['weight']
+    """
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What an optimiser remembers of each parameter, as `NUMBER.NAME`: tensors, and what is none.
 
