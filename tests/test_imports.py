@@ -13,11 +13,13 @@ SOURCE = Path(nabla_tau.__file__).parent
 # Each module may import those named above it, never those below: later lines build on earlier ones.
 LAYERS = [
     {"errors"},
-    {"batches", "engine", "membership", "modes", "randomness"},
-    {"losses", "sets"},
-    {"memory", "problem", "splitting", "tasks"},
+    {"batches", "engine", "journal", "membership", "modes", "randomness"},
+    {"losses", "sets", "state", "timetable"},
+    {"memory", "problem", "replaying", "splitting", "tasks"},
     {"descent", "distillation", "facts", "fisher", "mixing", "objective", "relabelling", "storage", "survey"},
-    {"checks", "methods.*"},
+    {"checkpoint", "checks", "methods.*"},
+    {"compatibility"},
+    {"continuing"},
     {"methods"},
     {"unlearning", "auditing.*"},
     {"comparison", "demo", "planning", "project", "tuning"},

@@ -13,8 +13,18 @@ from torch.autograd.graph import get_gradient_edge
 from nabla_tau.batches import Batch, rows_in, take_rows, to_device
 from nabla_tau.engine import Engine
 from nabla_tau.errors import InvalidRequest
+from nabla_tau.journal import SET, Journal
 from nabla_tau.losses import PerSampleLoss, logits_of, not_one_each
-from nabla_tau.modes import WithoutDropout, draws_on_the_batch, statistics_of, training_modes, without_batch_statistics
+from nabla_tau.modes import (
+    WithoutDropout,
+    buffers_kept,
+    draws_on_the_batch,
+    statistics_of,
+    training_modes,
+    unlearning_modes,
+    without_batch_statistics,
+)
+from nabla_tau.randomness import undisturbed
 from nabla_tau.sets import Source
 
 
@@ -70,7 +80,8 @@ class Problem:
     """One request to unlearn, on its device and shared among its processes.
 
     A method changes `model`, writes what it derived into `settings`, announces its steps and yields an `Epoch` per
-    pass. It reads like plain torch and never mentions processes.
+    pass. It reads like plain torch and never mentions processes. What it decides follows from means that it is given
+    here, so that a run that was cut off can be continued: see `Journal`.
 
     Attributes:
         model: the copy to be changed.
@@ -86,6 +97,10 @@ class Problem:
         around_loss: entered around every forward and backward pass; by default it switches functional dropout off.
         warnings: what the reader of the result must know.
         sets: the sets as they were passed in, by name.
+        fingerprints: what tells each set from others; that of the forget set is for no record that outlives the run.
+        journal: what the method was told.
+        after_step: called with the optimiser after each step that counts.
+        resume: called with the optimiser once the journal has been repeated.
         steps: steps done.
         total_steps: steps announced.
 
@@ -116,6 +131,10 @@ class Problem:
     around_loss: Callable[[], AbstractContextManager[Any]] = WithoutDropout
     warnings: list[str] = field(default_factory=list)
     sets: dict[str, Any] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
+    after_step: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
+    resume: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
     steps: int = 0
     total_steps: int = 0
 
@@ -128,8 +147,11 @@ class Problem:
         self.total_steps = total_steps
 
     def one_pass(self, source: Source, generator: torch.Generator) -> Iterator[Batch | None]:
-        """One pass over a set in the order to descend in: this process's shares, on its device."""
-        return (self.place(batch) for batch in source.one_pass(generator, self.engine.share))
+        """One pass over a set in the order to descend in: this process's shares, on its device.
+
+        A batch is for the step after it: of one that is repeated, every share is empty.
+        """
+        return (self.place(batch) for batch in source.one_pass(generator, self.engine.share, self.journal))
 
     def in_order(self, source: Source) -> Iterator[Batch | None]:
         """One pass over a set for measuring, the same every time: this process's shares, on its device."""
@@ -141,11 +163,17 @@ class Problem:
 
     def mean(self, values: Tensor) -> BatchLoss:
         """Mean over a global batch of anything per sample: shape (n,) on this process, n = 0 for an empty share."""
+        if self.journal.repeating:
+            mean, size = self.journal.mean()
+            value = torch.tensor(mean, dtype=self.engine.sum_type, device=self.engine.device)
+            return BatchLoss(values.detach().sum(), value, size)
         size = len(values)
         if self.engine.share[1] > 1:
             size = int(self.engine.sum(torch.tensor(size, device=self.engine.device)))
         local = values.sum() / max(size, 1)
-        return BatchLoss(local, self.engine.sum(local.detach().to(self.engine.sum_type)), size)
+        loss = BatchLoss(local, self.engine.sum(local.detach().to(self.engine.sum_type)), size)
+        self.journal.tell(loss.value, size)
+        return loss
 
     def backward(self, local: Tensor) -> None:
         """Add the gradient of this process's part of a loss."""
@@ -157,10 +185,18 @@ class Problem:
 
     def update(self, optimizer: torch.optim.Optimizer) -> None:
         """Put the gradients of all processes together and make one step."""
+        if self.journal.repeating:
+            self.journal.repeat_step()
+            if not self.journal.repeating:
+                self.resume(optimizer)
+            self.step_done()
+            return
         self.engine.sum_gradients(self.model)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        self.journal.step()
         self.step_done()
+        self.after_step(optimizer)
 
     def step_done(self) -> None:
         """Count a step."""
@@ -173,25 +209,42 @@ class Problem:
         Raises:
             NonFiniteLoss: if it is not finite.
         """
+        if self.journal.repeating:
+            return self.journal.set_mean()
         total = torch.zeros(2, dtype=self.engine.sum_type, device=self.engine.device)
         with torch.no_grad():
             for batch in self.in_order(source):
                 losses = self.losses(batch)
                 total += torch.stack([losses.sum(dtype=total.dtype), total.new_tensor(len(losses))])
         loss_sum, size = self.engine.sum(total).tolist()
-        return finite(loss_sum / max(size, 1), "the mean loss of a set")
+        mean = finite(loss_sum / max(size, 1), "the mean loss of a set")
+        self.journal.tell(mean, SET)
+        return mean
 
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Whatever happens to the weights inside is undone: they are the original's again, and no step counted."""
-        steps = self.steps
+        steps, after_step = self.steps, self.after_step
+        self.after_step = lambda optimizer: None
         try:
             yield
         finally:
+            self.after_step = after_step
             with torch.no_grad():
                 for parameter, original in zip(self.model.parameters(), self.original.parameters(), strict=True):
                     parameter.copy_(original)
             self.steps = steps
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """A look at the model in the middle of a method: in eval mode, and nothing moves by it or tells of it."""
+        frozen, journal = self.around_loss, self.journal
+        self.around_loss, self.journal = WithoutDropout, Journal()
+        try:
+            with undisturbed(), buffers_kept(self.model), unlearning_modes(self.model):
+                yield
+        finally:
+            self.around_loss, self.journal = frozen, journal
 
     def adamw(self, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
         """AdamW over the trainable parameters, with the library's default betas; one kernel where there is one."""

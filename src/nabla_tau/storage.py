@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -100,6 +100,17 @@ class Unlearned:
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
 
+    def writers(self) -> dict[str, Callable[[Path], None]]:
+        """What writes each of the two files, the weights first: the record names their checksum."""
+
+        def record(path: Path) -> None:
+            saved = datetime.now(UTC).isoformat(timespec="seconds")
+            weights = sha256(path.parent / WEIGHTS)
+            content = {"format": FORMAT, "saved": saved, "weights_sha256": weights, **self.record()}
+            path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+        return {WEIGHTS: lambda path: save_model(self.model, str(path)), RECORD: record}
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `model.safetensors` and `unlearning.json` into a folder, atomically.
 
@@ -125,12 +136,9 @@ class Unlearned:
             return target
         require_free(target)
         with _staging(target) as staging:
-            save_model(self.model, str(staging / WEIGHTS))
-            saved = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"format": FORMAT, "saved": saved, "weights_sha256": sha256(staging / WEIGHTS), **self.record()}
-            (staging / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            for name in (WEIGHTS, RECORD):
-                _flush(staging / name)
+            for name, fill in self.writers().items():
+                fill(staging / name)
+                flush(staging / name)
             target.mkdir(parents=True, exist_ok=True)
             require_free(target)
             move_whole(staging, target, [WEIGHTS, RECORD])  # the record last: a folder with a record is complete
@@ -342,7 +350,13 @@ def _writes() -> bool:
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file on the disk itself, not only on its way there.
+
+    Example:
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     flush(Path(file.name))
+    """
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

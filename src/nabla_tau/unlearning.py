@@ -1,6 +1,7 @@
 """`unlearn()`: from a trained model and a request to a model without the forgotten samples."""
 
 import copy
+import os
 import platform
 import time
 import warnings
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +18,9 @@ from torch import nn
 
 from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
+from nabla_tau.checkpoint import NotSaved
+from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size
+from nabla_tau.continuing import Keeper, most_allowed, passes
 from nabla_tau.engine import Engine, device_problems, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
 from nabla_tau.facts import setting_problems, suggestion, task_problems
@@ -30,6 +35,7 @@ from nabla_tau.memory import (
 from nabla_tau.modes import WithoutDropout, unlearning_modes
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
+from nabla_tau.replaying import replay_problems
 from nabla_tau.sets import Source, generators_of, open_set
 from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
@@ -49,6 +55,8 @@ def unlearn(
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float | None = None,
 ) -> Unlearned:
     """Give back a model that no longer carries the forget set; nothing needs to be tuned.
 
@@ -65,13 +73,18 @@ def unlearn(
         seed: same seed, machine, versions, threads, device and processes: same weights, bit for bit.
         batch_size: samples per global batch; None is the published 256, or less where memory demands it.
         device: None is Accelerate's choice, a GPU where there is one.
+        checkpoint: folder to keep the state of the run in. The same call continues a run that was cut off, to the same
+            bits, and gives back the result of one that was finished. The folder may go once the result is saved.
+        checkpoint_every: seconds between two saves; None for an interval at which saving takes 2 % of the time.
 
     Returns:
         An `Unlearned`: the new model, on the device of the original, with what was done and derived.
 
     Raises:
-        InvalidRequest: if the request cannot be carried out, with every problem found.
-        NonFiniteLoss: if a loss became NaN or infinite on the way.
+        InvalidRequest: if the request cannot be carried out, with every problem found; if the folder keeps another run.
+        NonFiniteLoss: if a loss became NaN or infinite on the way, with the epoch.
+        UtilityCollapse: if a run that is kept in a folder lost what was to be kept, with the epoch.
+        NotSaved: if a checkpoint could not be written.
         ValueError: if the method cannot work on these sets.
 
     Warns:
@@ -94,7 +107,9 @@ def unlearn(
     Reference:
         Trippa et al., ∇τ, arXiv:2403.14339 (2024).
     """
-    return Request(model, forget, retain, validation, method, loss, seed, batch_size, device).run()
+    return Request(
+        model, forget, retain, validation, method, loss, seed, batch_size, device, checkpoint, checkpoint_every
+    ).run()
 
 
 @dataclass
@@ -120,6 +135,8 @@ class Request:
     seed: int = 0
     batch_size: int | None = None
     device: str | torch.device | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_every: float | None = None
     on_step: Callable[[int, int], None] = lambda done, total: None
 
     def run(self) -> Unlearned:
@@ -127,13 +144,16 @@ class Request:
         started = time.perf_counter()
         with self.prepared() as problem:
             before = measure(problem)
+            keeper = None if self.checkpoint is None else self.keeper(problem, before)
+            if keeper is not None and keeper.is_finished:
+                return keeper.result(self.model)
             if before.forget >= before.unseen:
                 self.warn(
                     problem,
                     f"forget: its mean loss, {before.forget:.4g}, is not below that of unseen data, "
                     f"{before.unseen:.4g}: the target gives no push. This does not show that nothing is remembered.",
                 )
-            epochs = list(self.method(problem))
+            epochs = list(passes(problem, self.method)) if keeper is None else keeper.run(self.method)
             after = measure(problem)
         reached = after.forget >= after.unseen - (1 - REACHED) * abs(after.unseen - before.forget)
         if not reached:
@@ -164,14 +184,37 @@ class Request:
             overshot=overshot,
             reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after",
         )
-        return Unlearned(
+        unlearned = Unlearned(
             model=problem.model.to(_device_of(self.model)),
             epochs=epochs,
             settings=problem.settings,
             reached_target=reached,
             warnings=problem.warnings,
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - started + (keeper.seconds_before if keeper else 0.0),
         )
+        if keeper is not None:
+            try:
+                keeper.finish(unlearned)
+            except NotSaved as error:
+                self.warn(problem, f"checkpoint: {error} The run is finished; save its result.")
+        return unlearned
+
+    def keeper(self, problem: Problem, before: "Losses") -> Keeper:
+        """What keeps the state of the run in the folder that was named.
+
+        Raises:
+            InvalidRequest: if the folder keeps another run, or cannot keep this one.
+        """
+        keeper = Keeper(
+            problem,
+            Path(self.checkpoint or ""),
+            identity(problem, self.method, vars(before)),
+            every=self.checkpoint_every,
+            most_allowed=most_allowed(before.retain, before.unseen),
+        )
+        for text in keeper.remarks:
+            self.warn(problem, text)
+        return keeper
 
     @contextmanager
     def prepared(self) -> Iterator[Problem]:
@@ -184,6 +227,8 @@ class Request:
         wrong = [*checks.model_problems(self.model), *self.argument_problems()]
         size = PUBLISHED_BATCH_SIZE if wrong or self.batch_size is None else self.batch_size
         sources, problems = checks.open_sets(sets, size)
+        if self.checkpoint is not None and not problems:
+            problems += replay_problems(sets, sources)
         problems[:0] = wrong
         problems.refuse()
         engine = start_engine(self.device)
@@ -204,6 +249,7 @@ class Request:
                 settings={**settings, **self.facts(sources, loss, engine, findings)},
                 on_step=self.on_step,
                 sets=sets,
+                fingerprints=findings.fingerprints(),
             )
             for text in findings.warnings:
                 self.warn(problem, text)
@@ -227,6 +273,7 @@ class Request:
                 f"method: expected a function of nabla_tau.methods or one like them, got {self.method!r}: {hint}"
             )
         problems += setting_problems(self.method)
+        problems += checkpoint_problems(self.method, self.checkpoint, self.checkpoint_every)
         if self.loss is not None:
             problems += checks.loss_problems(self.loss)
         return problems
@@ -278,7 +325,8 @@ class Request:
         state = state_bytes(model)
         size = self.batch_size
         if size is None:
-            fits = fitting_batch_size(per_sample, state, free_bytes(engine.device) * engine.share[1])
+            kept = None if self.checkpoint is None else kept_batch_size(Path(self.checkpoint), sets)
+            fits = kept or fitting_batch_size(per_sample, state, free_bytes(engine.device) * engine.share[1])
             size = engine.minimum(fits)
             sources = {name: open_set(data, size) for name, data in sets.items()}
         settings: dict[str, Any] = {
