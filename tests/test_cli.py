@@ -10,8 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from nabla_tau import Report, load
+from nabla_tau import Report, UnlearningWarning, checkpoint, load, storage, unlearn
 from nabla_tau.cli import INTERRUPTED, REFUSED, WITH_RESERVATIONS, app
+from nabla_tau.problem import Problem
 from nabla_tau.storage import Unlearned
 from nabla_tau.unlearning import Request
 from tests import my_project
@@ -301,3 +302,45 @@ def test_an_audit_needs_a_test_set(tmp_path):
     result = run("audit", tmp_path, f"{PROJECT}:sets")
     assert result.exit_code == REFUSED
     assert "'test'" in result.stderr
+
+
+def test_an_interrupted_run_is_continued_by_the_same_command(tmp_path, monkeypatch):
+    expected = json.loads(run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "e", "--json").stdout)
+    state = tmp_path / "state"
+    options = ("--output", tmp_path / "r", "--checkpoint", state, "--checkpoint-every", 0, "--json")
+
+    def interrupted(problem, plain=Problem.step_done):
+        plain(problem)
+        if problem.steps == 30:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Problem, "step_done", interrupted)
+        stopped = run("unlearn", f"{PROJECT}:sets", *options)
+    assert stopped.exit_code == INTERRUPTED
+    assert json.loads(stopped.stdout)["error"] == [f"the same command continues from {state}."]
+    assert not (tmp_path / "r").exists()
+    with monkeypatch.context() as patched:  # killed between the two files of the result
+        patched.setattr(
+            storage, "move_whole", lambda staging, target, names: (staging / names[0]).rename(target / names[0])
+        )
+        patched.setattr(checkpoint, "clear", lambda folder, **options: None)
+        assert run("unlearn", f"{PROJECT}:sets", *options).exit_code in DONE
+    assert os.listdir(tmp_path / "r") == ["model.safetensors"]
+    result = run("unlearn", f"{PROJECT}:sets", *options)
+    assert result.exit_code in DONE
+    assert json.loads(result.stdout)["settings"]["checkpoints"]["continued_after_steps"] == [29]
+    assert not state.exists()
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("e", "r")]
+    assert weights[0] == weights[1]
+    assert expected["settings"]["steps_done"] == json.loads(result.stdout)["settings"]["steps_done"]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    state = tmp_path / "state"
+    with pytest.warns(UnlearningWarning):
+        unlearn(**my_project.sets(), checkpoint=state)
+    result = run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "r", "--checkpoint", state, "--seed", 1)
+    assert result.exit_code == REFUSED
+    assert "expected seed 0, as of the run kept in" in result.stderr
+    assert state.exists()

@@ -49,7 +49,9 @@ def test_half_precision_ends_where_full_precision_does(task, monkeypatch, type, 
     wanted = unlearn(**arguments(task, **settings)).settings
     seen, look = [], Request.unlearned
     half(monkeypatch, type)
-    monkeypatch.setattr(Request, "unlearned", lambda self, problem: seen.append(problem) or look(self, problem))
+    monkeypatch.setattr(
+        Request, "unlearned", lambda self, problem, started: seen.append(problem) or look(self, problem, started)
+    )
     result = unlearn(**arguments(task, **settings))
     found, problem = result.settings, seen[0]
     assert all(parameter.dtype == torch.float32 for parameter in result.model.parameters())

@@ -56,7 +56,7 @@ def test_beside_other_files_but_over_none(result, tmp_path):
         result.save(tmp_path / "notes.txt")
 
 
-@pytest.mark.parametrize("moment", ["save_model", "_flush", "sha256"])
+@pytest.mark.parametrize("moment", ["save_model", "flush", "sha256"])
 def test_interrupted_at_any_moment_leaves_nothing(result, tmp_path, monkeypatch, moment):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -50,24 +50,33 @@ def adapter_weights(model: nn.Module) -> dict[str, Tensor] | None:
     return found if trainable <= places else None
 
 
-def write_adapter(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> list[str]:
-    """Write an adapter as `PeftModel.from_pretrained(base, folder)` reads it.
+def write_adapter(weights: dict[str, Tensor], folder: Path) -> None:
+    """Write an adapter's weights as `PeftModel.from_pretrained(base, folder)` reads them, beside its configuration.
 
-    Returns:
-        The names of the files, the weights first.
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_adapter({}, Path(folder))
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['adapter_model.safetensors']
+    """
+    save_file({name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}, folder / ADAPTER)
+
+
+def write_configuration(model: nn.Module, folder: Path) -> None:
+    """Write the configuration of the active adapter.
 
     Example:
         >>> import tempfile
         >>> from peft import LoraConfig, get_peft_model
         >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=1, target_modules=["0"]))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_adapter(model, adapter_weights(model), Path(folder))
-        ['adapter_model.safetensors', 'adapter_config.json']
+        ...     write_configuration(model, Path(folder))
+        ...     [path.name for path in Path(folder).iterdir()]
+        ['adapter_config.json']
     """
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in weights.items()}, folder / ADAPTER)
     configuration: Any = model.peft_config[model.active_adapter]  # type: ignore[index]
     configuration.save_pretrained(folder)
-    return [ADAPTER, CONFIGURATION]
 
 
 def read_adapter(model: nn.Module, folder: Path) -> None:

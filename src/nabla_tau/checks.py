@@ -1,6 +1,7 @@
 """What must hold before a model is changed: all problems in one error, doubts as warnings."""
 
 import hashlib
+import hmac
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Findings:
         surveys: set name -> what its pass counted and met.
         contents: set name -> sum of the SHA-256 of its rows modulo 2^256. A few rows could be guessed from it: that of
             forget rows leaves the program under a salt only.
+        sequences: set name -> SHA-256 of its rows, inputs and targets, in their order. It never leaves the program.
     """
 
     problems: list[str]
@@ -52,6 +54,20 @@ class Findings:
     repeats: dict[str, list[int]]
     contents: dict[str, Digest]
     surveys: dict[str, Survey]
+    sequences: dict[str, Digest]
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells each set from any other, for as long as a run lasts.
+
+        No row can be guessed from that of the forget set: its key is the content of the other two, in their order, of
+        which only other hashes are told.
+        """
+        others = b"".join(self.sequences[name] for name in sorted(self.sequences) if name != "forget")
+        key = hashlib.sha256(b"key" + others).digest()
+        return {
+            name: hmac.new(key if name == "forget" else b"told", content, "sha256").hexdigest()
+            for name, content in self.sequences.items()
+        }
 
 
 def model_problems(model: Any) -> list[str]:
@@ -370,7 +386,8 @@ def survey_sets(
         *_repeated(repeats, surveys, numbers),
     ]
     whole = {name: (total % 2**256).to_bytes(32) for name, total in contents.items()}
-    return Findings(problems, warnings, equal, repeats, whole, surveys)
+    sequences = {name: found.sequence.digest() for name, found in surveys.items()}
+    return Findings(problems, warnings, equal, repeats, whole, surveys, sequences)
 
 
 def skipped_ids(data: Any) -> list[str]:

@@ -114,7 +114,8 @@ def demo(
 @app.command(
     epilog="Examples:\n\n  nabla-tau unlearn my_project.py:sets --output runs/request-17\n\n"
     "  nabla-tau unlearn my_project.py:sets --forget ids.csv --id-column user_id --output runs/request-18\n\n"
-    "  nabla-tau unlearn my_project.py:sets --plan"
+    "  nabla-tau unlearn my_project.py:sets --plan\n\n"
+    "  nabla-tau unlearn my_project.py:sets --output runs/request-19 --checkpoint runs/request-19.state"
 )
 def unlearn(
     target: Annotated[
@@ -139,6 +140,17 @@ def unlearn(
     in_place: Annotated[
         bool, typer.Option("--in-place", help="Make no copy of the model; its weights are on disk meanwhile.")
     ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to keep the state of the run in: the same command continues a run that was cut off, to the "
+            "same bits. Removed once the result is saved."
+        ),
+    ] = None,
+    checkpoint_every: Annotated[
+        float | None,
+        typer.Option(help="Seconds between two checkpoints (default: so many that saving takes 2 % of the time)."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what would happen, change nothing, and stop.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -146,17 +158,18 @@ def unlearn(
     if output is None and not plan:
         raise typer.BadParameter("expected a folder, got none: add --output DIR (or --plan)", param_hint="--output")
     require_together(forget, id_column, skip_unknown)
-    with reported(as_json) as (out, err):
+    resumable = "nothing was written." if checkpoint is None else f"the same command continues from {checkpoint}."
+    with reported(as_json, resumable) as (out, err):
+        from nabla_tau.checkpoint import clear
         from nabla_tau.planning import plan as make_plan
         from nabla_tau.project import find_method, read_project
-        from nabla_tau.storage import require_free
         from nabla_tau.terminal import progress_bar, unlearned_view
         from nabla_tau.unlearning import Request
 
-        if output is not None:
-            require_free(output)
+        require_output(output, checkpoint)
         sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
         options: dict[str, Any] = {"seed": seed, **sizes, "device": device, "in_place": in_place or None}
+        options.update(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
         if method is not None:
             options["method"] = find_method(method)
         arguments = read_project(target, ids_file=forget, id_column=id_column, skip_unknown=skip_unknown)
@@ -171,6 +184,8 @@ def unlearn(
             unlearned = Request(**arguments, on_step=step).run()
         folder = save(unlearned, output or Path(), unlearned.warnings)
         if is_main():
+            if checkpoint is not None:
+                clear(checkpoint)
             if as_json:
                 print_json({"output": str(folder), **unlearned.record()})
             else:
@@ -362,6 +377,17 @@ def salt_of(path: Path | None, run: Path) -> Iterator[bytes | None]:
         raise
 
 
+def require_output(output: Path | None, checkpoint: Path | None) -> None:
+    """Make sure that a result can be saved, if it is to be; what this very run had saved by half goes."""
+    from nabla_tau.checkpoint import remove_half_saved
+    from nabla_tau.storage import require_free
+
+    if output is not None and checkpoint is not None:
+        remove_half_saved(output, checkpoint)
+    if output is not None:
+        require_free(output)
+
+
 def save(result: "Unlearned | Report", output: Path, warned: list[str]) -> Path:
     """Save where it was asked for; if that fails, where it cannot be lost."""
     try:
@@ -388,7 +414,7 @@ def require_together(forget: Path | None, id_column: str | None, skip_unknown: b
 
 
 @contextmanager
-def reported(as_json: bool) -> Iterator[tuple[Console, Console]]:
+def reported(as_json: bool, interrupted: str = "nothing was written.") -> Iterator[tuple[Console, Console]]:
     """Consoles for output and for messages; errors and warnings become lines a reader can act on, or one object."""
     messages = Messages(as_json)
     with warnings.catch_warnings():
@@ -398,7 +424,7 @@ def reported(as_json: bool) -> Iterator[tuple[Console, Console]]:
         try:
             yield messages.out, messages.err
         except KeyboardInterrupt:
-            raise messages.stop("interrupted", ["nothing was written."], INTERRUPTED) from None
+            raise messages.stop("interrupted", [interrupted], INTERRUPTED) from None
         except Exception as error:
             if isinstance(error, typer.Exit) or TRACEBACK in os.environ:
                 raise

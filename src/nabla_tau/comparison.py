@@ -49,9 +49,12 @@ def page() -> str:
             "## What it costs",
             "",
             "Passes over the sets at the default settings. D_f is the forget set, D_r the retain set, D_v the "
-            "validation set;\nn_f and n_r are batches.",
+            "validation set;\nn_f and n_r are batches. A method that can be continued takes `checkpoint=`.",
             "",
-            *_table(["method", "passes", "mode"], ([f"`{n}`", f.passes, f.mode] for n, f in found.items())),
+            *_table(
+                ["method", "passes", "mode", "can be continued"],
+                ([f"`{n}`", f.passes, f.mode, _continued(f)] for n, f in found.items()),
+            ),
             "",
             "## What it can and cannot forget",
             "",
@@ -80,6 +83,10 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
 
 def _marks(facts: Facts) -> list[str]:
     return ["✓" if need in facts.needs else "" for need in NEEDS]
+
+
+def _continued(facts: Facts) -> str:
+    return "✓" if facts.not_continued is None else f"no: {facts.not_continued}"
 
 
 def _tasks(facts: Facts) -> str:

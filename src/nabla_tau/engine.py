@@ -29,6 +29,8 @@ class Engine:
         >>> engine = start_engine("cpu")  # one process
         >>> engine.share, engine.is_main, engine.sum(torch.tensor(2.5)), engine.minimum(64)
         ((0, 1), True, tensor(2.5000), 64)
+        >>> engine.from_main(2.5), engine.gather(b"mine")
+        (2.5, [b'mine'])
     """
 
     accelerator: Accelerator
@@ -66,6 +68,18 @@ class Engine:
         if self.share[1] == 1:
             return value
         return int(self.accelerator.gather(torch.tensor([value], device=self.device)).min())
+
+    def from_main(self, value: float) -> float:
+        """What the main process says, on all of them."""
+        said = torch.tensor(value if self.is_main else 0.0, dtype=self.sum_type, device=self.device)
+        return float(self.sum(said))
+
+    def gather(self, content: bytes) -> list[bytes]:
+        """What each process has, in the order of their ranks; as many bytes of each."""
+        if self.share[1] == 1:
+            return [content]
+        mine = torch.frombuffer(bytearray(content), dtype=torch.uint8)[None].to(self.device)
+        return [bytes(row.numpy()) for row in self.accelerator.gather(mine).cpu()]
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The mixed precision that `accelerate launch --mixed_precision` asked for."""

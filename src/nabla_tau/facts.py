@@ -77,6 +77,8 @@ class Facts:
         settings: keyword-only argument -> allowed values.
         accumulates: whether a step can be made of micro-batches, with the result of the whole batch, and made again
             where it overflows in fp16.
+        not_continued: why a run of it cannot be continued after it was cut off; None where it can. One that can sees
+            the model through the means that `Problem` gives it alone, and keeps no weights of its own.
     """
 
     reference: str
@@ -88,6 +90,7 @@ class Facts:
     tasks: tuple[str, ...] | None = None
     settings: Mapping[str, Range] = field(default_factory=dict)
     accumulates: bool = False
+    not_continued: str | None = None
 
 
 def described(facts: Facts) -> Callable[[MethodType], MethodType]:
@@ -175,6 +178,31 @@ def setting_problems(method: Any) -> list[str]:
             f"guessed from a module; pass method=functools.partial(methods.{name}, train=my_training)."
         )
     return problems
+
+
+def continuing_problems(method: Any) -> list[str]:
+    """Why a run of a method cannot be kept in checkpoints and continued.
+
+    Returns:
+        One sentence where it cannot.
+
+    Example:
+        >>> from nabla_tau import methods
+        >>> continuing_problems(methods.nabla_tau)
+        []
+        >>> continuing_problems(methods.retrain)
+        ['checkpoint: expected a method that can be continued, got retrain: its training is a function of yours; ...']
+    """
+    facts = facts_of(method)
+    if facts is not None and facts.not_continued is None:
+        return []
+    while isinstance(method, functools.partial):
+        method = method.func
+    reason = "it has no facts that say so" if facts is None else facts.not_continued
+    return [
+        f"checkpoint: expected a method that can be continued, got {getattr(method, '__name__', method)}: {reason}; "
+        "leave checkpoint out, or take another method, as methods.nabla_tau."
+    ]
 
 
 def task_problems(method: Any, loss_name: str) -> list[str]:

@@ -87,6 +87,8 @@ class Mixture:
         order = torch.randperm(retain.size + forget.size, generator=generator)
         for positions in torch.split(order, retain.batch_size):
             mine = positions[share_of(len(positions), self.problem.engine.share)]
+            if self.problem.journal.repeating:
+                mine = mine[:0]
             kept, gone = mine[mine < retain.size], mine[mine >= retain.size] - retain.size
             yield Mixed(
                 forget=place(forget.fetch(gone)) if len(gone) else None,

@@ -13,8 +13,18 @@ from torch.autograd.graph import get_gradient_edge
 from nabla_tau.batches import Batch, cut, rows_in, take_rows, to_device
 from nabla_tau.engine import Engine
 from nabla_tau.errors import InvalidRequest
+from nabla_tau.journal import SET, Journal
 from nabla_tau.losses import PerSampleLoss, logits_of, not_one_each
-from nabla_tau.modes import WithoutDropout, draws_on_the_batch, statistics_of, training_modes, without_batch_statistics
+from nabla_tau.modes import (
+    WithoutDropout,
+    buffers_kept,
+    draws_on_the_batch,
+    statistics_of,
+    training_modes,
+    unlearning_modes,
+    without_batch_statistics,
+)
+from nabla_tau.randomness import undisturbed
 from nabla_tau.sets import Source
 
 
@@ -70,7 +80,8 @@ class Problem:
     """One request to unlearn, on its device and shared among its processes.
 
     A method changes `model`, writes what it derived into `settings`, announces its steps and yields an `Epoch` per
-    pass. It reads like plain torch and never mentions processes.
+    pass. It reads like plain torch and never mentions processes. What it decides follows from means that it is given
+    here, so that a run that was cut off can be continued: see `Journal`.
 
     Attributes:
         model: the copy to be changed.
@@ -91,6 +102,10 @@ class Problem:
         scaler: of losses in fp16, so that small gradients do not vanish; None in any other precision.
         put_back: gives the model the original's weights again.
         samples_differentiated: samples that this process read with a graph, which is what a step costs.
+        fingerprints: what tells each set from others; that of the forget set is for no record that outlives the run.
+        journal: what the method was told.
+        after_step: called with the optimiser after each step that counts.
+        resume: called with the optimiser once the journal has been repeated.
         steps: steps done.
         total_steps: steps announced.
 
@@ -126,6 +141,10 @@ class Problem:
     scaler: torch.amp.GradScaler | None = None
     put_back: Callable[[], None] = lambda: None
     samples_differentiated: int = 0
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    journal: Journal = field(default_factory=Journal)
+    after_step: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
+    resume: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
     steps: int = 0
     total_steps: int = 0
 
@@ -138,8 +157,11 @@ class Problem:
         self.total_steps = total_steps
 
     def one_pass(self, source: Source, generator: torch.Generator) -> Iterator[Batch | None]:
-        """One pass over a set in the order to descend in: this process's shares, on its device."""
-        return (self.place(batch) for batch in source.one_pass(generator, self.engine.share))
+        """One pass over a set in the order to descend in: this process's shares, on its device.
+
+        A batch is for the step after it: of one that is repeated, every share is empty.
+        """
+        return (self.place(batch) for batch in source.one_pass(generator, self.engine.share, self.journal))
 
     def in_order(self, source: Source) -> Iterator[Batch | None]:
         """One pass over a set for measuring, the same every time: this process's shares, on its device."""
@@ -151,9 +173,13 @@ class Problem:
 
     def mean(self, values: Tensor) -> BatchLoss:
         """Mean over a global batch of anything per sample: shape (n,) on this process, n = 0 for an empty share."""
+        if self.journal.repeating:
+            return self._told(values)
         size = self._samples_of_all(len(values))
         local = values.sum() / max(size, 1)
-        return BatchLoss(local, self.engine.sum(local.detach().to(self.engine.sum_type)), size)
+        loss = BatchLoss(local, self.engine.sum(local.detach().to(self.engine.sum_type)), size)
+        self.journal.tell(loss.value, size)
+        return loss
 
     def accumulate(self, batch: Batch | None, weight: float = 1.0) -> BatchLoss:
         """Add weight · ∇L of a global batch, a micro-batch after the other: only one is in memory at a time.
@@ -166,13 +192,17 @@ class Problem:
         Returns:
             The mean loss, without graph.
         """
+        if self.journal.repeating:
+            return self._told(torch.zeros(0, device=self.engine.device))
         size = self._samples_of_all(0 if batch is None else rows_in(batch))
         total = torch.zeros((), dtype=self.engine.sum_type, device=self.engine.device)
         for part in cut(batch, self.micro_batch_size):
             local = self.losses(part).sum() / max(size, 1)
             self.backward(weight * local)
             total += local.detach()
-        return BatchLoss(total, self.engine.sum(total), size)
+        loss = BatchLoss(total, self.engine.sum(total), size)
+        self.journal.tell(loss.value, size)
+        return loss
 
     def scale_gradients(self, factor: float) -> None:
         """Multiply what was accumulated, in place: no second copy. By 0, a parameter is left without gradient."""
@@ -181,6 +211,11 @@ class Problem:
             self.model.zero_grad(set_to_none=True)
         elif gradients:
             torch._foreach_mul_(gradients, factor)
+
+    def _told(self, values: Tensor) -> BatchLoss:
+        mean, size = self.journal.mean()
+        value = torch.tensor(mean, dtype=self.engine.sum_type, device=self.engine.device)
+        return BatchLoss(values.detach().sum(), value, size)
 
     def _samples_of_all(self, mine: int) -> int:
         """Samples of a global batch, of which this process holds so many."""
@@ -207,11 +242,19 @@ class Problem:
         Raises:
             NonFiniteLoss: if a gradient is not finite at any scale.
         """
+        if self.journal.repeating:
+            self.journal.repeat_step()
+            if not self.journal.repeating:
+                self.resume(optimizer)
+            self.step_done()
+            return True
         self.engine.sum_gradients(self.model)
         made = self._make_step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         if made:
+            self.journal.step()
             self.step_done()
+            self.after_step(optimizer)
         return made
 
     def _make_step(self, optimizer: torch.optim.Optimizer) -> bool:
@@ -241,23 +284,40 @@ class Problem:
         Raises:
             NonFiniteLoss: if it is not finite.
         """
+        if self.journal.repeating:
+            return self.journal.set_mean()
         total = torch.zeros(2, dtype=self.engine.sum_type, device=self.engine.device)
         with torch.no_grad():
             for batch in self.in_order(source):
                 losses = self.losses(batch)
                 total += torch.stack([losses.sum(dtype=total.dtype), total.new_tensor(len(losses))])
         loss_sum, size = self.engine.sum(total).tolist()
-        return finite(loss_sum / max(size, 1), "the mean loss of a set")
+        mean = finite(loss_sum / max(size, 1), "the mean loss of a set")
+        self.journal.tell(mean, SET)
+        return mean
 
     @contextmanager
     def undone(self) -> Iterator[None]:
         """Whatever happens to the weights inside is undone: they are the original's again, and no step counted."""
-        steps = self.steps
+        steps, after_step = self.steps, self.after_step
+        self.after_step = lambda optimizer: None
         try:
             yield
         finally:
+            self.after_step = after_step
             self.put_back()
             self.steps = steps
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """A look at the model in the middle of a method: in eval mode, and nothing moves by it or tells of it."""
+        frozen, journal = self.around_loss, self.journal
+        self.around_loss, self.journal = WithoutDropout, Journal()
+        try:
+            with undisturbed(), buffers_kept(self.model), unlearning_modes(self.model):
+                yield
+        finally:
+            self.around_loss, self.journal = frozen, journal
 
     def adamw(self, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
         """AdamW over the trainable parameters, with the library's default betas; one kernel where there is one."""

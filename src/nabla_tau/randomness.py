@@ -1,13 +1,15 @@
 """Random state: used under a seed of our own, left as it was found."""
 
+import math
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -49,14 +51,72 @@ def seeded(seed: int, generators: Sequence[torch.Generator] = (), *, on_gpu: boo
         True
     """
     with undisturbed(generators):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        seed_all(seed)
         if not on_gpu:
             yield
             return
         with _deterministic_kernels():
             yield
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python, NumPy and torch.
+
+    Example:
+        >>> with undisturbed():
+        ...     seed_all(7)
+        ...     first = random.random()
+        ...     seed_all(7)
+        ...     first == random.random()
+        True
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_states(generators: Sequence[torch.Generator] = ()) -> dict[str, Tensor]:
+    """The global random states and those of the given generators, as tensors that `set_random_states` takes.
+
+    Example:
+        >>> sorted(random_states([torch.Generator()]))
+        ['generator 0', 'numpy', 'numpy gauss', 'python', 'python gauss', 'torch']
+    """
+    _, python, gauss = random.getstate()
+    _, keys, place, has_gauss, cached = np.random.get_state()
+    states = {
+        "python": torch.tensor(python),
+        "python gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
+        "numpy": torch.tensor([*np.asarray(keys).tolist(), int(place), int(has_gauss)]),
+        "numpy gauss": torch.tensor(float(cached), dtype=torch.float64),
+        "torch": torch.get_rng_state(),
+        **{f"generator {place}": generator.get_state() for place, generator in enumerate(generators)},
+    }
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states.update({f"cuda {place}": state for place, state in enumerate(torch.cuda.get_rng_state_all())})
+    return states
+
+
+def set_random_states(states: Mapping[str, Tensor], generators: Sequence[torch.Generator] = ()) -> None:
+    """Put back what `random_states` read.
+
+    Example:
+        >>> with undisturbed():
+        ...     states = random_states()
+        ...     drawn = torch.rand(()), np.random.rand(), random.gauss()
+        ...     set_random_states(states)
+        ...     drawn == (torch.rand(()), np.random.rand(), random.gauss())
+        True
+    """
+    gauss = float(states["python gauss"])
+    random.setstate((3, tuple(states["python"].tolist()), None if math.isnan(gauss) else gauss))
+    *keys, place, has_gauss = states["numpy"].tolist()
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), place, has_gauss, float(states["numpy gauss"])))
+    torch.set_rng_state(states["torch"])
+    for place, generator in enumerate(generators):
+        generator.set_state(states[f"generator {place}"])
+    if "cuda 0" in states:
+        torch.cuda.set_rng_state_all([states[f"cuda {place}"] for place in range(torch.cuda.device_count())])
 
 
 @contextmanager

@@ -28,8 +28,9 @@ from torch.utils.data import (
 )
 
 from nabla_tau.batches import Batch, share_of, take_share
+from nabla_tau.journal import Journal
 from nabla_tau.orders import in_order, shuffled
-from nabla_tau.randomness import undisturbed
+from nabla_tau.randomness import seed_all, undisturbed
 from nabla_tau.streams import Stream
 
 Fetch = Callable[[Tensor], Batch]
@@ -182,33 +183,66 @@ class Source:
             loader = self.loader if self.measured is None else self.measured  # not `or`: a stream has no length
             yield from (take_share(batch, share) for batch in loader)
 
-    def one_pass(self, generator: torch.Generator, share: Share = (0, 1)) -> Iterator[Batch | None]:
+    def one_pass(
+        self, generator: torch.Generator, share: Share = (0, 1), journal: Journal | None = None
+    ) -> Iterator[Batch | None]:
         """One pass for descending: shuffled by the generator (a stream within a buffer), or in the loader's own order.
+
+        Args:
+            generator: of the order.
+            share: (rank, number of processes).
+            journal: says for which batches of the pass there is nothing to read, because they are repeated.
 
         Yields:
             This process's share of the next batch, on the device of the set; None where it has no part in it.
         """
+        journal = journal or Journal()
         if self.fetch is not None:
-            yield from self._read(self.fetch, shuffled(self.size, self._full, generator), share)
-            return
-        if self.stream is not None:
+            yield from self._read(self.fetch, shuffled(self.size, self._full, generator), share, journal)
+        elif self.stream is not None:
             yield from (take_share(batch, share) for batch in self.stream.batches(self._full, generator))
-            return
-        # A loader without a generator draws its order from the global state: the same on every process, whatever the
-        # model drew on its own share before.
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-        assert self.loader is not None
-        yield from (take_share(batch, share) for batch in self.loader)
+        elif self.loader is not None:
+            yield from self._load(self.loader, int(torch.randint(2**62, (), generator=generator)), share, journal)
 
     @property
     def _full(self) -> int:
         assert self.batch_size is not None  # but for a loader
         return self.batch_size
 
-    def _read(self, fetch: Fetch, order: Iterator[Tensor], share: Share) -> Iterator[Batch | None]:
+    def _load(self, loader: DataLoader[Any], seed: int, share: Share, journal: Journal) -> Iterator[Batch | None]:
+        # A loader without a generator draws its order from the global state: the same on every process, whatever the
+        # model drew on its own share before.
+        seed_all(seed)
+        generators = generators_of(loader)
+        number = journal.begin_pass([generator.get_state() for generator in generators])
+        try:
+            passed = 0
+            while journal.repeating and passed < self.batches:
+                yield None
+                passed += 1
+            if passed == self.batches:
+                return
+            if passed:  # the run that is continued stopped in this pass: read up to there as it was read then
+                with undisturbed(generators):
+                    seed_all(seed)
+                    for generator, state in zip(generators, journal.starts.get(number, []), strict=True):
+                        generator.set_state(state)
+                    batches = iter(loader)
+                    for _ in range(passed):
+                        next(batches)
+            else:
+                batches = iter(loader)
+            for batch in batches:
+                yield take_share(batch, share)
+        finally:
+            journal.starts.pop(number, None)
+
+    def _read(
+        self, fetch: Fetch, order: Iterator[Tensor], share: Share, journal: Journal | None = None
+    ) -> Iterator[Batch | None]:
         for positions in order:
             mine = positions[share_of(len(positions), share)]
-            yield fetch(mine) if len(mine) else None
+            yield fetch(mine) if len(mine) and not (journal and journal.repeating) else None
 
 
 def open_set(data: Any, batch_size: int) -> Source:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from nabla_tau.adapters import ADAPTER, CONFIGURATION, adapter_weights, read_adapter, write_adapter
+from nabla_tau.adapters import ADAPTER, CONFIGURATION, adapter_weights, read_adapter, write_adapter, write_configuration
 from nabla_tau.problem import Epoch
 
 WEIGHTS, RECORD = "model.safetensors", "unlearning.json"
@@ -103,6 +103,25 @@ class Unlearned:
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
 
+    def writers(self) -> dict[str, Callable[[Path], None]]:
+        """What writes each of the files, the weights first and the record, which names their checksum, last."""
+        adapter = adapter_weights(self.model)
+        first = WEIGHTS if adapter is None else ADAPTER
+
+        def record(path: Path) -> None:
+            saved = datetime.now(UTC).isoformat(timespec="seconds")
+            weights = sha256(path.parent / first)
+            content = {"format": FORMAT, "saved": saved, "weights_sha256": weights, **self.record()}
+            path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+        if adapter is None:
+            return {WEIGHTS: lambda path: save_model(self.model, str(path)), RECORD: record}
+        return {
+            ADAPTER: lambda path: write_adapter(adapter, path.parent),
+            CONFIGURATION: lambda path: write_configuration(self.model, path.parent),
+            RECORD: record,
+        }
+
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write `model.safetensors` and `unlearning.json` into a folder, atomically.
 
@@ -131,26 +150,16 @@ class Unlearned:
             return target
         require_free(target)
         with _staging(target) as staging:
-            names = self._write_weights(staging)
-            saved = datetime.now(UTC).isoformat(timespec="seconds")
-            record = {"format": FORMAT, "saved": saved, "weights_sha256": sha256(staging / names[0]), **self.record()}
-            (staging / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            for name in (*names, RECORD):
-                _flush(staging / name)
+            writers = self.writers()
+            for name, fill in writers.items():
+                fill(staging / name)
+                flush(staging / name)
             target.mkdir(parents=True, exist_ok=True)
             require_free(target)
-            move_whole(staging, target, [*names, RECORD])  # the record last: a folder with a record is complete
+            move_whole(staging, target, list(writers))  # the record last: a folder with a record is complete
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         return target
-
-    def _write_weights(self, folder: Path) -> list[str]:
-        """The names of the files, the weights first."""
-        adapter = adapter_weights(self.model)
-        if adapter is not None:
-            return write_adapter(self.model, adapter, folder)
-        save_model(self.model, str(folder / WEIGHTS))
-        return [WEIGHTS]
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
@@ -360,7 +369,13 @@ def _writes() -> bool:
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have a file on the disk itself, not only on its way there.
+
+    Example:
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     flush(Path(file.name))
+    """
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 

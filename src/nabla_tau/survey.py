@@ -37,6 +37,7 @@ class Survey:
         bad_targets: positions whose target is outside what the model's outputs allow.
         unlabelled: positions without a labelled token.
         not_finite: positions with NaN or infinity among their inputs.
+        sequence: SHA-256 over inputs and targets in the order read.
     """
 
     size: int = 0
@@ -45,6 +46,7 @@ class Survey:
     bad_targets: list[int] = field(default_factory=list)
     unlabelled: list[int] = field(default_factory=list)
     not_finite: list[int] = field(default_factory=list)
+    sequence: Any = field(default_factory=hashlib.sha256)
 
 
 def survey(
@@ -99,8 +101,10 @@ def _look_at(
     found.not_finite.extend(found.size + row for row in _places(_not_finite(inputs_of(model, batch), size)))
     if isinstance(loss, TokenLoss):
         found.unlabelled.extend(found.size + row for row in _places(~loss.labelled(batch)))
+    targets = [column for leaf in leaves(target) if (column := _row_bytes(leaf, size)) is not None]
     for row, digest in enumerate(content_hashes(model, batch)):
         on_row(found.size + row, digest)
+        found.sequence.update(_digest(digest, *(column(row) for column in targets)))
     found.size += size
     found.batches += 1
 

@@ -1,5 +1,6 @@
 """`unlearn()`: from a trained model and a request to a model without the forgotten samples."""
 
+import os
 import platform
 import time
 import warnings
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,9 @@ from torch import nn
 
 from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
+from nabla_tau.checkpoint import NotSaved
+from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size
+from nabla_tau.continuing import Keeper, most_allowed, passes
 from nabla_tau.engine import Engine, device_problems, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
 from nabla_tau.facts import SECOND_MODEL, accumulates, facts_of, setting_problems, suggestion, task_problems
@@ -30,6 +35,7 @@ from nabla_tau.modes import WithoutDropout, reads_the_batch, unlearning_modes
 from nabla_tau.original import copied, given_up
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
+from nabla_tau.replaying import replay_problems
 from nabla_tau.sets import Source, generators_of, largest_batch, reopened
 from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
@@ -51,6 +57,8 @@ def unlearn(
     micro_batch_size: int | None = None,
     device: str | torch.device | None = None,
     in_place: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: float | None = None,
 ) -> Unlearned:
     """Give back a model that no longer carries the forget set; nothing needs to be tuned.
 
@@ -73,14 +81,19 @@ def unlearn(
         device: None is Accelerate's choice, a GPU where there is one.
         in_place: change the original itself, where memory is short of a copy; its weights are on disk meanwhile, and it
             gets them back if anything fails.
+        checkpoint: folder to keep the state of the run in. The same call continues a run that was cut off, to the same
+            bits, and gives back the result of one that was finished. The folder may go once the result is saved.
+        checkpoint_every: seconds between two saves; None for an interval at which saving takes 2 % of the time.
 
     Returns:
         An `Unlearned`: the new model (with `in_place`, the one passed in), on the device of the original, with what was
         done and derived.
 
     Raises:
-        InvalidRequest: if the request cannot be carried out, with every problem found.
-        NonFiniteLoss: if a loss became NaN or infinite on the way.
+        InvalidRequest: if the request cannot be carried out, with every problem found; if the folder keeps another run.
+        NonFiniteLoss: if a loss became NaN or infinite on the way, with the epoch.
+        UtilityCollapse: if a run that is kept in a folder lost what was to be kept, with the epoch.
+        NotSaved: if a checkpoint could not be written.
         ValueError: if the method cannot work on these sets.
 
     Warns:
@@ -104,7 +117,19 @@ def unlearn(
         Trippa et al., ∇τ, arXiv:2403.14339 (2024).
     """
     return Request(
-        model, forget, retain, validation, method, loss, seed, batch_size, micro_batch_size, device, in_place
+        model,
+        forget,
+        retain,
+        validation,
+        method,
+        loss,
+        seed,
+        batch_size,
+        micro_batch_size,
+        device,
+        in_place,
+        checkpoint,
+        checkpoint_every,
     ).run()
 
 
@@ -133,27 +158,31 @@ class Request:
     micro_batch_size: int | None = None
     device: str | torch.device | None = None
     in_place: bool = False
+    checkpoint: str | os.PathLike[str] | None = None
+    checkpoint_every: float | None = None
     on_step: Callable[[int, int], None] = lambda done, total: None
 
     def run(self) -> Unlearned:
         """Check, copy, unlearn, measure."""
         started = time.perf_counter()
         with self.prepared() as problem:
-            unlearned = self.unlearned(problem)
+            unlearned = self.unlearned(problem, started)
         unlearned.model.to(_device_of(self.model))
-        unlearned.seconds = time.perf_counter() - started
         return unlearned
 
-    def unlearned(self, problem: Problem) -> Unlearned:
+    def unlearned(self, problem: Problem, started: float) -> Unlearned:
         """Unlearn and measure. What fails here, a warning made an error too, gives an original given up its weights."""
         before = measure(problem)
+        keeper = None if self.checkpoint is None else self.keeper(problem, before)
+        if keeper is not None and keeper.is_finished:
+            return keeper.result(self.model)
         if before.forget >= before.unseen:
             self.warn(
                 problem,
                 f"forget: its mean loss, {before.forget:.4g}, is not below that of unseen data, "
                 f"{before.unseen:.4g}: the target gives no push. This does not show that nothing is remembered.",
             )
-        epochs = list(self.method(problem))
+        epochs = list(passes(problem, self.method)) if keeper is None else keeper.run(self.method)
         after = measure(problem)
         reached = after.forget >= after.unseen - (1 - REACHED) * abs(after.unseen - before.forget)
         if not reached:
@@ -184,13 +213,37 @@ class Request:
             overshot=overshot,
             reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after",
         )
-        return Unlearned(
+        unlearned = Unlearned(
             model=problem.model,
             epochs=epochs,
             settings=problem.settings,
             reached_target=reached,
             warnings=problem.warnings,
+            seconds=time.perf_counter() - started + (keeper.seconds_before if keeper else 0.0),
         )
+        if keeper is not None:
+            try:
+                keeper.finish(unlearned)
+            except NotSaved as error:
+                self.warn(problem, f"checkpoint: {error} The run is finished; save its result.")
+        return unlearned
+
+    def keeper(self, problem: Problem, before: "Losses") -> Keeper:
+        """What keeps the state of the run in the folder that was named.
+
+        Raises:
+            InvalidRequest: if the folder keeps another run, or cannot keep this one.
+        """
+        keeper = Keeper(
+            problem,
+            Path(self.checkpoint or ""),
+            identity(problem, self.method, vars(before)),
+            every=self.checkpoint_every,
+            most_allowed=most_allowed(before.retain, before.unseen),
+        )
+        for text in keeper.remarks:
+            self.warn(problem, text)
+        return keeper
 
     @contextmanager
     def prepared(self) -> Iterator[Problem]:
@@ -203,9 +256,15 @@ class Request:
         wrong = [*checks.model_problems(self.model), *self.argument_problems()]
         size = PUBLISHED_BATCH_SIZE if wrong or self.batch_size is None else self.batch_size
         sources, problems = checks.open_sets(sets, size, streams=("retain",))
+        if self.checkpoint is not None and not problems:
+            problems += replay_problems(sets, sources)
         problems[:0] = wrong
         problems.refuse()
         engine = start_engine(self.device)
+        if engine.mixed_precision == "fp16" and self.checkpoint is not None:
+            raise InvalidRequest(
+                ["checkpoint: expected mixed precision 'no' or 'bf16', got 'fp16', whose scaler is not kept: use bf16."]
+            )
         if engine.mixed_precision == "fp16" and not accumulates(self.method):
             raise InvalidRequest(
                 [
@@ -238,6 +297,7 @@ class Request:
                 micro_batch_size=settings["micro_batch_size"],
                 scaler=torch.amp.GradScaler(engine.device.type) if engine.mixed_precision == "fp16" else None,
                 put_back=put_back,
+                fingerprints=findings.fingerprints(),
             )
             for text in findings.warnings:
                 self.warn(problem, text)
@@ -264,6 +324,11 @@ class Request:
                 f"method: expected a function of nabla_tau.methods or one like them, got {self.method!r}: {hint}"
             )
         problems += [*setting_problems(self.method), *self.in_place_problems()]
+        problems += checkpoint_problems(self.method, self.checkpoint, self.checkpoint_every)
+        if self.checkpoint is not None and self.in_place:
+            problems.append(
+                "in_place: expected a copy of the model beside a checkpoint, got both: leave one of them out."
+            )
         if self.loss is not None:
             problems += checks.loss_problems(self.loss)
         return problems
@@ -345,7 +410,8 @@ class Request:
         in_parts = accumulates(self.method) and not reads_the_batch(model)
         reasons = {}
         if self.batch_size is None and not in_parts:
-            size = engine.minimum(fitting_batch_size(per_sample, state, free * processes))
+            kept = None if self.checkpoint is None else kept_batch_size(Path(self.checkpoint), sets)
+            size = engine.minimum(kept or fitting_batch_size(per_sample, state, free * processes))
             sources = {name: reopened(sources[name], data, size) for name, data in sets.items()}
             if size < PUBLISHED_BATCH_SIZE:
                 reasons["batch_size_reason"] = f"{PUBLISHED_BATCH_SIZE} samples do not fit into free memory"

@@ -81,9 +81,9 @@ def amnesiac(problem: Problem, *, epochs: int = 3, learning_rate: float = 1e-4) 
             for mixed in mixture.one_pass(order):
                 losses = problem.losses(joined(mixed.retain, relabelled(mixed.forget)))
                 problem.backward(problem.mean(losses).local)
-                problem.update(optimizer)
                 forget.add(problem.mean(losses.detach()[mixed.kept :]))
                 retain.add(problem.mean(losses.detach()[: mixed.kept]))
+                problem.update(optimizer)
         yield Epoch(
             forget_loss=forget.value("the forget samples of a pass"),
             retain_loss=retain.value("the retain samples of a pass"),

@@ -105,9 +105,9 @@ def bad_teacher(
             for mixed in mixture.one_pass(order):
                 apart, losses = taught(problem, good, bad, mixed, temperature)
                 problem.backward(problem.mean(apart).local)
-                problem.update(optimizer)
                 forget.add(problem.mean(losses.detach()[mixed.kept :]))
                 retain.add(problem.mean(losses.detach()[: mixed.kept]))
+                problem.update(optimizer)
         yield Epoch(
             forget_loss=forget.value("the forget samples of a pass"),
             retain_loss=retain.value("the retain samples of a pass"),

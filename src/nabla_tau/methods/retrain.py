@@ -28,6 +28,7 @@ Training = Callable[[Any, int], nn.Module]
         mode="the training function's",
         forgets="everything: the forget set is never read",
         keeps="nothing",
+        not_continued="its training is a function of yours",
     )
 )
 def retrain(problem: Problem, *, train: Training) -> Iterator[Epoch]:

@@ -26,6 +26,7 @@ State = dict[str, Tensor]
         keeps="what the error does not show: it compares one number",
         tasks=DISTRIBUTIONS,
         settings=SETTINGS,
+        not_continued="it keeps the weights of every epoch",
     )
 )
 def scrub_rewind(

@@ -22,6 +22,7 @@ from nabla_tau.problem import Epoch, Problem
             "selection": Range(0, search=(1, 100)),
             "dampening": Range(0, search=(0.01, 10)),
         },
+        not_continued="it changes the model once, at its end",
     )
 )
 def ssd(problem: Problem, *, selection: float = 10.0, dampening: float = 1.0) -> Iterator[Epoch]:
