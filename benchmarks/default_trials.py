@@ -141,8 +141,8 @@ VARIANTS: dict[str, Callable[[Problem], Iterator[Epoch]]] = {
 }
 PRICED: dict[str, Callable[[Problem], Iterator[Epoch]]] = {
     "…, price of the class": Variant(price=True),
-    "…, without entropies": Variant(price=True, entropies=False),
-    "…, two-sided": Variant(price=True, entropies=False, two_sided=True),
+    "…, price without entropies": Variant(price=True, entropies=False),
+    "…, price, two-sided": Variant(price=True, entropies=False, two_sided=True),
 }
 
 
