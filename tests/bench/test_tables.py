@@ -13,7 +13,7 @@ from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, WIN, compare, mean_of
 from nabla_tau.bench.figures import plot_alpha_rho, plot_gaps
 from nabla_tau.bench.gap import ATTACKS, COMPONENTS, distances, gap
 from nabla_tau.bench.reading import FLOOR, grouped, read_groups
-from nabla_tau.bench.tables import tables
+from nabla_tau.bench.tables import glance_table, tables
 from nabla_tau.errors import InvalidRequest
 from tests.conftest import REPOSITORY
 
@@ -170,3 +170,9 @@ def test_every_figure_of_the_page_stands_in_the_table():
     quoted = re.findall(r"\d+\.\d \[[^\]]*\]", " ".join(page.split()))
     assert len(quoted) > 10
     assert [figure for figure in quoted if figure not in table] == []
+
+
+def test_the_readme_shows_what_the_cells_say():
+    shown = re.search(r"<!-- bench -->\n(.*?)\n<!-- /bench -->", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    rows = [line for line in glance_table(read_groups(REPOSITORY / "results/bench")) if line.startswith("|")]
+    assert shown.group(1).splitlines() == rows, "run: nabla-tau bench table results/bench, and copy the first table"

@@ -35,9 +35,34 @@ def tables(groups: Sequence[Group]) -> str:
     for (scale, code), some in groupby(groups, key=lambda group: (group.scale, group.code)):
         of_code = list(some)
         parts += [f"# Scale {scale}, code {code}", "", _provenance(of_code), ""]
+        parts += glance_table(of_code)
         parts += [line for group in of_code for line in group_table(group)]
         parts += [*comparison_table(of_code), *advantage_table(of_code)]
     return "\n".join(parts)
+
+
+def glance_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
+    """The gap to retrained alone: doing nothing, the best baseline, the published recipe, a method, and the floor.
+
+    Args:
+        groups: of one scale and one version of the code.
+        ours: the method; groups without it are left out.
+
+    Example:
+        >>> glance_table([])
+        []
+    """
+    rows = []
+    for group in groups:
+        if not group.gaps(ours):
+            continue
+        best = best_baseline(group, ours)
+        names = (ORIGINAL, best, PUBLISHED, ours, FLOOR)
+        cells = [_mean(group.gaps(name)) if name else "–" for name in names]
+        cells[1] += f" ({best})" if best else ""
+        rows.append(_row([group.task, group.forget, *cells]))
+    heads = ["task", "forget set", "doing nothing", "best baseline", PUBLISHED, ours, "retrained"]
+    return ["## Gap to retrained", "", _row(heads), _row(["---"] * len(heads)), *rows, ""] if rows else []
 
 
 def group_table(group: Group) -> list[str]:
