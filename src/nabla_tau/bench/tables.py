@@ -1,6 +1,6 @@
 """Tables in Markdown, computed from the cells: no figure is typed, no mean stands without its interval."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -28,7 +28,7 @@ def tables(groups: Sequence[Group]) -> str:
         # Scale quick, code 0a
         <BLANKLINE>
         1 cells; commit no commit; CPU. ...
-        failed: ssd, seed 0 (out of memory)
+        failed: ssd (out of memory), seed 0
         <BLANKLINE>
     """
     parts = []
@@ -82,12 +82,12 @@ def group_table(group: Group) -> list[str]:
         columns += [group.gaps(method), group.seconds(method), group.cost(method)]
         lines.append(_row([method, *map(_mean, columns)]))
     lines.append("")
-    notes = [
-        f"{record['status']}: {method}, seed {seed} ({'; '.join(record['reason'])})"
-        for method, by_seed in group.cells.items()
-        for seed, record in sorted(by_seed.items())
-        if record["status"] != DONE
-    ]
+    unfinished: dict[str, list[int]] = defaultdict(list)
+    for method, by_seed in group.cells.items():
+        for seed, record in sorted(by_seed.items()):
+            if record["status"] != DONE:
+                unfinished[f"{record['status']}: {method} ({'; '.join(record['reason'])})"].append(seed)
+    notes = [f"{what}, seed {', '.join(map(str, seeds))}" for what, seeds in unfinished.items()]
     return [*lines, *notes, ""] if notes else lines
 
 
