@@ -16,6 +16,7 @@ LAYERS = [
     {"adapters", "batches", "engine", "journal", "membership", "modes", "orders", "randomness"},
     {"streams"},
     {"losses", "sets", "state", "timetable"},
+    {"removed"},
     {"memory", "problem", "replaying", "splitting", "tasks"},
     {"original"},
     {"descent", "distillation", "facts", "fisher", "mixing", "objective", "relabelling", "storage", "survey"},

@@ -201,3 +201,17 @@ def structure(batch: Batch) -> Any:
 
 def _is_column(value: list[Any]) -> bool:
     return not any(isinstance(item, Tensor | Mapping | tuple | list) for item in value)
+
+
+def with_target(batch: Batch, target: Any) -> Batch:
+    """The batch with other labels.
+
+    Example:
+        >>> with_target((torch.zeros(1), torch.tensor([0])), torch.tensor([1]))
+        (tensor([0.]), tensor([1]))
+        >>> with_target({"x": torch.zeros(1), "label": torch.tensor([0])}, torch.tensor([1]))
+        {'x': tensor([0.]), 'label': tensor([1])}
+    """
+    if isinstance(batch, Mapping):
+        return {**batch, target_key(batch) or "labels": target}
+    return type(batch)([*batch[:-1], target])

@@ -77,6 +77,7 @@ class Facts:
         settings: keyword-only argument -> allowed values.
         accumulates: whether a step can be made of micro-batches, with the result of the whole batch, and made again
             where it overflows in fp16.
+        prices: whether rows of labels that no row of the retain set carries are pushed to the price of those labels.
         not_continued: why a run of it cannot be continued after it was cut off; None where it can. One that can sees
             the model through the means that `Problem` gives it alone, and keeps no weights of its own.
     """
@@ -90,6 +91,7 @@ class Facts:
     tasks: tuple[str, ...] | None = None
     settings: Mapping[str, Range] = field(default_factory=dict)
     accumulates: bool = False
+    prices: bool = False
     not_continued: str | None = None
 
 

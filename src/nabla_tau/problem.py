@@ -25,6 +25,7 @@ from nabla_tau.modes import (
     without_batch_statistics,
 )
 from nabla_tau.randomness import undisturbed
+from nabla_tau.removed import Removed
 from nabla_tau.sets import Source
 
 
@@ -106,6 +107,8 @@ class Problem:
         journal: what the method was told.
         after_step: called with the optimiser after each step that counts.
         resume: called with the optimiser once the journal has been repeated.
+        removed: labels that the request removes, where the method asks for them.
+        highest_target: what τ is held below.
         steps: steps done.
         total_steps: steps announced.
 
@@ -145,6 +148,8 @@ class Problem:
     journal: Journal = field(default_factory=Journal)
     after_step: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
     resume: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
+    removed: Removed | None = None
+    highest_target: float = math.inf
     steps: int = 0
     total_steps: int = 0
 
@@ -278,8 +283,12 @@ class Problem:
         self.steps += 1
         self.on_step(self.steps, self.total_steps)
 
-    def mean_loss(self, source: Source) -> float:
+    def mean_loss(self, source: Source, seen_as: Callable[[Batch | None], Batch | None] = lambda batch: batch) -> float:
         """Mean loss L = 1/N Σ ℓ_i of the current model over a set, in the units of ℓ, without gradient.
+
+        Args:
+            source: the set.
+            seen_as: what becomes of each batch before: some of its rows, or other targets.
 
         Raises:
             NonFiniteLoss: if it is not finite.
@@ -289,12 +298,35 @@ class Problem:
         total = torch.zeros(2, dtype=self.engine.sum_type, device=self.engine.device)
         with torch.no_grad():
             for batch in self.in_order(source):
-                losses = self.losses(batch)
+                losses = self.losses(seen_as(batch))
                 total += torch.stack([losses.sum(dtype=total.dtype), total.new_tensor(len(losses))])
         loss_sum, size = self.engine.sum(total).tolist()
         mean = finite(loss_sum / max(size, 1), "the mean loss of a set")
         self.journal.tell(mean, SET)
         return mean
+
+    def unseen_loss(self) -> float:
+        """Mean loss over the validation set, rows of removed labels left out.
+
+        Raises:
+            NonFiniteLoss: if it is not finite.
+        """
+        return self.mean_loss(self.validation, *(() if self.removed is None else (self.removed.others,)))
+
+    def target_loss(self) -> float:
+        """Target loss τ: what unseen data costs; of rows that carry a removed label c, the price of that label.
+
+            τ = (1 − s) · mean of ℓ(x, y) + s · mean of ℓ(x, c),    s the share of these rows in the forget set
+
+        Both means are over validation rows that carry no removed label; τ is at most `highest_target`.
+
+        Raises:
+            NonFiniteLoss: if it is not finite.
+        """
+        share = 0.0 if self.removed is None else self.removed.share
+        known = 0.0 if share == 1 else (1 - share) * self.unseen_loss()
+        price = 0.0 if self.removed is None or share == 0 else self.mean_loss(self.validation, self.removed.priced)
+        return min(known + share * price, self.highest_target)
 
     @contextmanager
     def undone(self) -> Iterator[None]:

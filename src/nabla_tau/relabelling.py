@@ -4,13 +4,10 @@ A draw depends on seed, round and content of a sample alone: the same in every b
 be kept per row.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from nabla_tau.batches import Batch, leaves, rows_in, target_key, target_of
+from nabla_tau.batches import Batch, leaves, rows_in, target_of, with_target
 from nabla_tau.losses import IGNORED, PerSampleLoss, TokenLoss, binary, logits_in, multi_label
 from nabla_tau.problem import Problem
 
@@ -55,20 +52,6 @@ def wrong_labels(loss: PerSampleLoss, batch: Batch, classes: int, key: int) -> T
         state = state[:, None] + torch.arange(target.shape[1], device=target.device)
     labels = (target + 1 + _below(state, classes - 1)) % classes
     return torch.where(target == IGNORED, target, labels.to(target.dtype)) if isinstance(loss, TokenLoss) else labels
-
-
-def with_target(batch: Batch, target: Any) -> Batch:
-    """The batch with other labels.
-
-    Example:
-        >>> with_target((torch.zeros(1), torch.tensor([0])), torch.tensor([1]))
-        (tensor([0.]), tensor([1]))
-        >>> with_target({"x": torch.zeros(1), "label": torch.tensor([0])}, torch.tensor([1]))
-        {'x': tensor([0.]), 'label': tensor([1])}
-    """
-    if isinstance(batch, Mapping):
-        return {**batch, target_key(batch) or "labels": target}
-    return type(batch)([*batch[:-1], target])
 
 
 class Relabelling:

@@ -21,6 +21,7 @@ from nabla_tau.losses import (
     ready_made,
     regression,
 )
+from nabla_tau.removed import labels_in
 from nabla_tau.sets import Source
 
 Digest = bytes
@@ -37,6 +38,7 @@ class Survey:
         bad_targets: positions whose target is outside what the model's outputs allow.
         unlabelled: positions without a labelled token.
         not_finite: positions with NaN or infinity among their inputs.
+        labels: that its rows carry.
         sequence: SHA-256 over inputs and targets in the order read.
     """
 
@@ -46,6 +48,7 @@ class Survey:
     bad_targets: list[int] = field(default_factory=list)
     unlabelled: list[int] = field(default_factory=list)
     not_finite: list[int] = field(default_factory=list)
+    labels: set[int] = field(default_factory=set)
     sequence: Any = field(default_factory=hashlib.sha256)
 
 
@@ -99,6 +102,8 @@ def _look_at(
     allowed = allowed_targets(loss, batch, outputs)
     found.bad_targets.extend(found.size + row for row in _places(~allowed))
     found.not_finite.extend(found.size + row for row in _places(_not_finite(inputs_of(model, batch), size)))
+    if allowed.all():
+        found.labels |= labels_in(loss, batch)
     if isinstance(loss, TokenLoss):
         found.unlabelled.extend(found.size + row for row in _places(~loss.labelled(batch)))
     targets = [column for leaf in leaves(target) if (column := _row_bytes(leaf, size)) is not None]

@@ -35,6 +35,7 @@ from nabla_tau.modes import WithoutDropout, reads_the_batch, unlearning_modes
 from nabla_tau.original import copied, given_up
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
+from nabla_tau.removed import removed_labels
 from nabla_tau.replaying import replay_problems
 from nabla_tau.sets import Source, generators_of, largest_batch, reopened
 from nabla_tau.storage import Unlearned, fingerprint
@@ -176,26 +177,31 @@ class Request:
         keeper = None if self.checkpoint is None else self.keeper(problem, before)
         if keeper is not None and keeper.is_finished:
             return keeper.result(self.model)
-        if before.forget >= before.unseen:
+        if before.forget >= before.target:
             self.warn(
                 problem,
                 f"forget: its mean loss, {before.forget:.4g}, is not below that of unseen data, "
-                f"{before.unseen:.4g}: the target gives no push. This does not show that nothing is remembered.",
+                f"{before.target:.4g}: the target gives no push. This does not show that nothing is remembered.",
             )
         epochs = list(passes(problem, self.method)) if keeper is None else keeper.run(self.method)
         after = measure(problem)
-        reached = after.forget >= after.unseen - (1 - REACHED) * abs(after.unseen - before.forget)
+        what = (
+            "unseen data"
+            if problem.removed is None or not problem.removed.share
+            else "a label that is new to the model"
+        )
+        reached = after.forget >= after.target - (1 - REACHED) * abs(after.target - before.forget)
         if not reached:
             self.warn(
                 problem,
                 f"the target was not reached: the forget loss went from {before.forget:.4g} to {after.forget:.4g}, "
-                f"unseen data costs {after.unseen:.4g}.",
+                f"{what} costs {after.target:.4g}.",
             )
-        overshot = after.forget > after.unseen + max(after.unseen - before.forget, 0.0) / 2
+        overshot = after.forget > after.target + max(after.target - before.forget, 0.0) / 2
         if overshot:
             self.warn(
                 problem,
-                f"the forget set went past its target: it costs {after.forget:.4g}, unseen data {after.unseen:.4g}. "
+                f"the forget set went past its target: it costs {after.forget:.4g}, {what} {after.target:.4g}. "
                 "Samples that cost too much stand out as well.",
             )
         harm = damage(before, after)
@@ -205,10 +211,10 @@ class Request:
             steps_done=problem.steps,
             forget_loss_before=before.forget,
             retain_loss_before=before.retain,
-            target_loss_before=before.unseen,
+            target_loss_before=before.target,
             forget_loss_after=after.forget,
             retain_loss_after=after.retain,
-            target_loss_after=after.unseen,
+            target_loss_after=after.target,
             damaged=bool(harm),
             overshot=overshot,
             reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after",
@@ -299,6 +305,14 @@ class Request:
                 put_back=put_back,
                 fingerprints=findings.fingerprints(),
             )
+            facts = facts_of(self.method)
+            if facts is not None and facts.prices:
+                labels = {name: found.labels for name, found in findings.surveys.items()}
+                forget = sources["forget"].ordered()
+                problem.removed = removed_labels(
+                    loss, forget, labels["forget"], kept=labels["retain"], elsewhere=labels["validation"]
+                )
+                problem.settings["removed_labels"] = list(problem.removed.labels)
             for text in findings.warnings:
                 self.warn(problem, text)
             yield problem
@@ -466,11 +480,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean losses of one model, in the units of ℓ: forget set, a sample of the retain set, validation set."""
+    """Mean losses of one model, in the units of ℓ: forget set, a sample of the retain set, validation set; and τ."""
 
     forget: float
     retain: float
     unseen: float
+    target: float
 
 
 def measure(problem: Problem) -> Losses:
@@ -486,7 +501,7 @@ def measure(problem: Problem) -> Losses:
         >>> _ = model.weight.data.fill_(1)
         >>> with Request(model, *sets, device="cpu").prepared() as problem:
         ...     measure(problem)
-        Losses(forget=0.25, retain=4.25, unseen=16.25)
+        Losses(forget=0.25, retain=4.25, unseen=16.25, target=16.25)
     """
     total, size = 0.0, 0
     sample = islice(problem.one_pass(problem.retain, problem.generator(3)), problem.validation.batches)
@@ -495,7 +510,9 @@ def measure(problem: Problem) -> Losses:
             loss = problem.batch_loss(batch)
             total, size = total + float(loss.value) * loss.size, size + loss.size
     retain = finite(total / max(size, 1), "the retain set")
-    return Losses(problem.mean_loss(problem.forget), retain, problem.mean_loss(problem.validation))
+    unseen = problem.unseen_loss()
+    priced = problem.removed is not None and problem.removed.share
+    return Losses(problem.mean_loss(problem.forget), retain, unseen, problem.target_loss() if priced else unseen)
 
 
 def damage(before: Losses, after: Losses) -> list[str]:
@@ -505,9 +522,9 @@ def damage(before: Losses, after: Losses) -> list[str]:
     where it was to what unseen data cost.
 
     Example:
-        >>> damage(Losses(0.1, 0.1, 2.0), Losses(2.0, 0.1, 2.1))
+        >>> damage(Losses(0.1, 0.1, 2.0, 2.0), Losses(2.0, 0.1, 2.1, 2.1))
         []
-        >>> for text in damage(Losses(0.1, 0.1, 2.0), Losses(4.0, 1.6, 4.0)):
+        >>> for text in damage(Losses(0.1, 0.1, 2.0, 2.0), Losses(4.0, 1.6, 4.0, 4.0)):
         ...     print(text)
         unseen data costs 4 instead of 2: ...
         the retain set costs 1.6 instead of 0.1: ...

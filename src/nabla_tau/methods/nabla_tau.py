@@ -93,9 +93,10 @@ def derive(problem: Problem) -> Settings:
         needs=(RETAIN, VALIDATION),
         passes="E × D_f and as many batches of D_r, D_v at most 16 times; E follows from the sizes of the sets",
         mode="eval",
-        forgets="any rows, as far as the mean loss of unseen data",
+        forgets="any rows, as far as the mean loss of unseen data; whole classes and labels, as far as their price",
         keeps="rows that cost as much as unseen data from the start",
         accumulates=True,
+        prices=True,
     )
 )
 def nabla_tau(problem: Problem) -> Iterator[Epoch]:
@@ -105,7 +106,11 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − e/E) in epoch e
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set
-        w = min(2α · ReLU(τ − L_f), 1 − α),   τ = min(mean loss over D_v, 1.5 × that of the original)
+        w = min(2α · ReLU(τ − L_f), 1 − α),   τ = min(what unseen data costs, 1.5 × what it cost the original)
+
+    Unseen data costs its mean loss over D_v. A label that no row of D_r carries is new to a model that is trained
+    without D_f: for the share of D_f that carries one, it costs the price of that label c instead, the mean of ℓ(x, c)
+    over rows of D_v with other labels, −log p(c | x) for classes: what the model charges where it sees no sign of c.
 
     The ascent never outweighs the descent, and a model that is being damaged does not raise its own target without
     end: without these two, requests for a third of the data and more can run away.
@@ -154,18 +159,18 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         last_learning_rate_factor=LAST_LEARNING_RATE_FACTOR,
     )
     problem.announce(settings.steps)
-    first_target = problem.mean_loss(problem.validation)
-    learning_rate, retain_loss_before = settle_learning_rate(problem, first_target)
+    unseen_loss, first_target = problem.unseen_loss(), problem.target_loss()
+    learning_rate, retain_loss_before = settle_learning_rate(problem, unseen_loss)
     optimizer = problem.adamw(learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
     forget_order, retain = problem.generator(0), retain_batches(problem)
-    highest_target = first_target + (LARGEST_RISE - 1) * abs(first_target)
+    problem.highest_target = first_target + (LARGEST_RISE - 1) * abs(first_target)
     target_loss, at_rest = first_target, False  # at rest: nothing to push and nothing to repair since τ was measured
     forget_loss, pushed = -math.inf, False  # of the last pass
     for epoch in range(settings.epochs):
         started = time.perf_counter()
         if epoch and epoch % settings.refresh_target_every == 0:
-            target_loss = min(problem.mean_loss(problem.validation), highest_target)
+            target_loss = problem.target_loss()
             if at_rest and forget_loss >= target_loss:
                 break
         if epoch % settings.refresh_target_every == 0:
