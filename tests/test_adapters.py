@@ -142,3 +142,25 @@ def test_the_model_under_the_adapter_names_the_columns(request_):
     peft = require("peft")
     request_["model"] = peft.get_peft_model(Words(), peft.LoraConfig(r=1, target_modules=["head"]))
     assert unlearn(**request_).settings["loss"] == "classification"
+
+
+def test_an_adapter_on_another_base_or_of_another_setting_is_refused(request_, base, tmp_path):
+    unlearn(**request_).save(tmp_path)
+    other = copy.deepcopy(base)
+    other.classifier.bias.data.add_(1)
+    other.bert.embeddings.word_embeddings.weight.data.add_(0.1)
+    with pytest.raises(ValueError, match="other weights beneath it"):
+        load(tmp_path, with_adapter(other))
+    with pytest.raises(ValueError, match="lora_alpha 800 instead of"):
+        load(tmp_path, with_adapter(copy.deepcopy(base), lora_alpha=800))
+    written = (tmp_path / "adapter_config.json").read_text()
+    (tmp_path / "adapter_config.json").write_text(written.replace('"lora_alpha": 8', '"lora_alpha": 80'))
+    with pytest.raises(ValueError, match=r"Expected adapter_config\.json as it was saved"):
+        load(tmp_path, with_adapter(copy.deepcopy(base)))
+
+
+def test_a_finished_run_through_an_adapter_is_given_back(request_, tmp_path):
+    first = unlearn(**request_, checkpoint=tmp_path)
+    again = unlearn(**request_, checkpoint=tmp_path)
+    weights = (dict(one.model.named_parameters()) for one in (first, again))
+    assert all(torch.equal(one, other) for one, other in zip(*(w.values() for w in weights), strict=True))

@@ -463,18 +463,20 @@ def test_left_overs_of_a_killed_process_are_removed(folder, kept):
     assert names(folder) == ["finished"]
 
 
-def test_the_batch_size_that_memory_allowed_is_kept(tmp_path, monkeypatch):
+@pytest.mark.parametrize("method", [methods.nabla_tau_published, methods.finetune])
+def test_the_size_of_batch_or_part_that_memory_allowed_is_kept(method, tmp_path, monkeypatch):
     found = case("mlp")
-    sets = {**found.sets(), "batch_size": None}
+    sets = {**found.sets(), "batch_size": None if method is methods.finetune else 16}
 
     def make():
-        return {"model": found.model, **sets, "method": methods.nabla_tau_published}
+        return {"model": found.model, **sets, "method": method}
 
-    monkeypatch.setattr(unlearning, "fitting_batch_size", lambda *memory: 8)
+    monkeypatch.setattr(unlearning, "fitting_batch_size", lambda *memory: 5)
     expected = unlearn(**make())
-    cut_off(make, tmp_path, [4])
+    cut_off(make, tmp_path, [2])
     monkeypatch.setattr(unlearning, "fitting_batch_size", lambda *memory: 16)
     assert same_bits(unlearn(**make(), checkpoint=tmp_path), expected)
+    assert not same_bits(unlearn(**make()), expected)  # another size, other bits
 
 
 def full(path):

@@ -12,7 +12,7 @@ SOURCE = Path(nabla_tau.__file__).parent
 
 # Each module may import those named above it, never those below: later lines build on earlier ones.
 LAYERS = [
-    {"errors"},
+    {"digests", "errors"},
     {"adapters", "batches", "engine", "journal", "membership", "modes", "orders", "randomness"},
     {"streams"},
     {"losses", "sets", "state", "timetable"},

@@ -1,10 +1,15 @@
 """Models that are changed through a PEFT adapter alone, such as LoRA: what is theirs to save, and to read back."""
 
+import hashlib
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from nabla_tau.digests import weights_digest
 
 ADAPTER, CONFIGURATION = "adapter_model.safetensors", "adapter_config.json"  # PEFT's own names
 
@@ -107,3 +112,66 @@ def read_adapter(model: nn.Module, folder: Path) -> None:
             f"{len(wrong)} differ, first {wrong[0]}."
         )
     set_peft_model_state_dict(model, saved, adapter_name=str(model.active_adapter))
+
+
+def base_record(model: nn.Module, folder: Path) -> dict[str, str]:
+    """What an adapter in a folder belongs to: the weights beneath it, and its configuration.
+
+    Example:
+        >>> import tempfile
+        >>> from peft import LoraConfig, get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=1, target_modules=["0"]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_configuration(model, Path(folder))
+        ...     sorted(base_record(model, Path(folder)))
+        ['base_sha256', 'configuration_sha256']
+    """
+    return {"base_sha256": _base(model), "configuration_sha256": _configuration(folder)}
+
+
+def require_base(model: nn.Module, folder: Path, record: dict[str, Any]) -> None:
+    """Make sure that a model is the one whose adapter was saved in a folder.
+
+    Args:
+        model: with the adapter.
+        folder: that `write_adapter` and `write_configuration` wrote to.
+        record: with what `base_record` found.
+
+    Raises:
+        ValueError: if the weights beneath the adapter or its configuration are others.
+    """
+    if _configuration(folder) != record["configuration_sha256"]:
+        raise ValueError(f"Expected {CONFIGURATION} as it was saved in {folder}, got another: restore the file.")
+    with tempfile.TemporaryDirectory() as mine:
+        write_configuration(model, Path(mine))
+        given, saved = _settings(Path(mine)), _settings(folder)
+    wrong = sorted(name for name in {*given, *saved} if given.get(name) != saved.get(name))
+    if wrong:
+        told = "; ".join(f"{name} {given.get(name)!r} instead of {saved.get(name)!r}" for name in wrong)
+        raise ValueError(f"Expected a model with the adapter of {folder}, got one that is set up otherwise: {told}.")
+    if _base(model) != record["base_sha256"]:
+        raise ValueError(
+            f"Expected the model that the adapter in {folder} was trained on, got one with other weights beneath it: "
+            "pass the original, with its adapter."
+        )
+
+
+def _base(model: nn.Module) -> str:
+    """SHA-256 over the weights beneath the adapter."""
+    own = {tensor.data_ptr() for tensor in (adapter_weights(model) or {}).values()}
+    return weights_digest(item for item in model.state_dict().items() if item[1].data_ptr() not in own)
+
+
+def _configuration(folder: Path) -> str:
+    path = folder / CONFIGURATION
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What a configuration sets, but for how and by whom it is used."""
+    found: dict[str, Any] = json.loads((folder / CONFIGURATION).read_text(encoding="utf-8"))
+    return {
+        name: sorted(value) if isinstance(value, list) else value
+        for name, value in found.items()
+        if name not in ("inference_mode", "base_model_name_or_path", "revision", "auto_mapping", "peft_version")
+    }

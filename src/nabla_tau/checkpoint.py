@@ -15,13 +15,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from nabla_tau.adapters import ADAPTER, CONFIGURATION
 from nabla_tau.storage import RECORD, WEIGHTS, flush, sha256
 
 MANIFEST, FINISHED, FORMAT = "manifest.json", "finished", 1
 KEPT = 2
 
 # The only names there are: a manifest that names anything else, a path for instance, is no manifest.
-_FILES = re.compile(rf"(model|optimizer|journal|process-\d{{1,6}})\.safetensors|{re.escape(RECORD)}")
+_RESULT = "|".join(map(re.escape, (RECORD, ADAPTER, CONFIGURATION)))
+_FILES = re.compile(rf"(model|optimizer|journal|process-\d{{1,6}})\.safetensors|{_RESULT}")
 _STEP = re.compile(r"step-\d{10}")
 _HIDDEN = re.compile(r"\.(new|old)-\w+")
 

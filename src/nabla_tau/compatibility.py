@@ -17,8 +17,12 @@ from nabla_tau.memory import describe
 from nabla_tau.problem import Method, Problem
 from nabla_tau.storage import require_writable
 
+MICRO_BATCH_SIZE = "micro-batch size"
 FINGERPRINTS = ("model", "forget set", "retain set", "validation set")
 """What of an identity says nothing to a reader."""
+
+FOLLOWS = ("loss of the original", "batches of ")
+"""What differs where something else does, and is no news beside it."""
 
 
 def identity(problem: Problem, method: Method, losses: Mapping[str, float]) -> dict[str, Any]:
@@ -57,7 +61,7 @@ def identity(problem: Problem, method: Method, losses: Mapping[str, float]) -> d
         },
         **{f"version of {name}": value for name, value in settings["versions"].items()},
         **{name: settings[name] for name in ("method", "loss", "seed", "processes", "threads")},
-        "micro-batch size": settings["micro_batch_size"],
+        MICRO_BATCH_SIZE: settings["micro_batch_size"],
         "mixed precision": settings["mixed_precision"],
         "device": problem.engine.device.type,
         "processor": torch.cuda.get_device_name() if on_gpu else torch.backends.cpu.get_cpu_capability(),
@@ -90,8 +94,12 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Pat
         >>> differences({"threads": 1, "seed": 0}, {"threads": 2, "seed": 0}, Path("runs/17"))
         ['checkpoint: expected threads 1, as of the run kept in runs/17, got 2: make the same call, or name ...']
     """
+    names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+    causes = [name for name in names if not any(part in name for part in FOLLOWS)]
+    if set(causes) >= {"forget set"} and {"retain set", "validation set"} & set(causes):
+        causes.remove("forget set")  # its key is the content of the others
     told = []
-    for name in sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name)):
+    for name in causes or names:
         was, got = str(found.get(name)), str(wanted.get(name))
         if name in FINGERPRINTS:
             was, got = "", "another"
@@ -117,7 +125,7 @@ def checkpoint_problems(method: Any, folder: Any, every: Any) -> list[str]:
     problems = continuing_problems(method) if callable(method) else []
     if every is not None and every not in Range(0):
         problems.append(f"checkpoint_every: expected seconds, 0 or more, got {every!r}.")
-    if not isinstance(folder, str | os.PathLike):
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
         return [*problems, f"checkpoint: expected a folder, got {folder!r}."]
     try:
         require_writable(Path(folder))
@@ -161,9 +169,23 @@ def kept_batch_size(folder: Path, sets: Mapping[str, Any]) -> int | None:
         >>> kept_batch_size(Path("runs/that-never-was"), {}) is None
         True
     """
-    found, _ = find(folder)
-    request = None if found is None else found.facts.get("request")
-    if not isinstance(request, dict):
-        return None
+    request = _kept_request(folder)
     sizes = (request.get(f"batch size of {name}") for name, data in sets.items() if not isinstance(data, DataLoader))
     return next(sizes, None)
+
+
+def kept_micro_batch_size(folder: Path, share: int) -> int | None:
+    """Likewise the micro-batch size of the run that a folder keeps, for a share of so many samples.
+
+    Example:
+        >>> kept_micro_batch_size(Path("runs/that-never-was"), 256) is None
+        True
+    """
+    request = _kept_request(folder)
+    return (request[MICRO_BATCH_SIZE] or share) if MICRO_BATCH_SIZE in request else None
+
+
+def _kept_request(folder: Path) -> dict[str, Any]:
+    found, _ = find(folder)
+    request = None if found is None else found.facts.get("request")
+    return request if isinstance(request, dict) else {}

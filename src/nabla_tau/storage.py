@@ -19,7 +19,17 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from nabla_tau.adapters import ADAPTER, CONFIGURATION, adapter_weights, read_adapter, write_adapter, write_configuration
+from nabla_tau.adapters import (
+    ADAPTER,
+    CONFIGURATION,
+    adapter_weights,
+    base_record,
+    read_adapter,
+    require_base,
+    write_adapter,
+    write_configuration,
+)
+from nabla_tau.digests import weights_digest
 from nabla_tau.problem import Epoch
 
 WEIGHTS, RECORD = "model.safetensors", "unlearning.json"
@@ -111,7 +121,8 @@ class Unlearned:
         def record(path: Path) -> None:
             saved = datetime.now(UTC).isoformat(timespec="seconds")
             weights = sha256(path.parent / first)
-            content = {"format": FORMAT, "saved": saved, "weights_sha256": weights, **self.record()}
+            base = {} if adapter is None else base_record(self.model, path.parent)
+            content = {"format": FORMAT, "saved": saved, "weights_sha256": weights, **base, **self.record()}
             path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
         if adapter is None:
@@ -203,6 +214,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
     try:
         if weights == ADAPTER:
             read_adapter(loaded, source)
+            require_base(loaded, source, record)
         else:
             load_model(loaded, source / WEIGHTS, device=_device_of(model))
     except (RuntimeError, safetensors.SafetensorError) as error:
@@ -310,12 +322,7 @@ def fingerprint(model: nn.Module) -> str:
         >>> fingerprint(layer) == same
         False
     """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-    return digest.hexdigest()
+    return weights_digest(model.state_dict().items())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import nn
 from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
 from nabla_tau.checkpoint import NotSaved
-from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size
+from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size, kept_micro_batch_size
 from nabla_tau.continuing import Keeper, most_allowed, passes
 from nabla_tau.engine import Engine, device_problems, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
@@ -432,7 +432,8 @@ class Request:
         share = max(-(-largest_batch(source) // processes) for source in sources.values())
         micro = self.micro_batch_size
         if micro is None and in_parts:
-            micro = engine.minimum(fitting_batch_size(per_sample, state, free, share))
+            kept = None if self.checkpoint is None else kept_micro_batch_size(Path(self.checkpoint), share)
+            micro = engine.minimum(kept or fitting_batch_size(per_sample, state, free, share))
             if micro < share:
                 reasons["micro_batch_size_reason"] = f"{share} samples do not fit into free memory at once"
         settings = {

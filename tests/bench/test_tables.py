@@ -131,7 +131,7 @@ def test_other_code_and_other_scales_come_apart(records):
 def test_failed_cells_are_named_and_counted_nowhere(records):
     records[-1].update(status="failed", reason=["out of memory"])
     text = tables(grouped(records))
-    assert "failed: ssd, seed 2 (out of memory)" in text
+    assert "failed: ssd (out of memory), seed 2" in text
     assert set(grouped(records)[0].gaps("ssd")) == {0, 1}
 
 
