@@ -327,6 +327,11 @@ def test_an_interrupted_run_is_continued_by_the_same_command(tmp_path, monkeypat
         patched.setattr(checkpoint, "clear", lambda folder, **options: None)
         assert run("unlearn", f"{PROJECT}:sets", *options).exit_code in DONE
     assert os.listdir(tmp_path / "r") == ["model.safetensors"]
+    with monkeypatch.context() as patched:  # killed when both were there, and the state still was
+        patched.setattr(checkpoint, "clear", lambda folder, **options: None)
+        assert run("unlearn", f"{PROJECT}:sets", *options).exit_code in DONE
+    assert sorted(os.listdir(tmp_path / "r")) == ["model.safetensors", "unlearning.json"]
+    assert state.exists()
     result = run("unlearn", f"{PROJECT}:sets", *options)
     assert result.exit_code in DONE
     assert json.loads(result.stdout)["settings"]["checkpoints"]["continued_after_steps"] == [29]
@@ -334,6 +339,12 @@ def test_an_interrupted_run_is_continued_by_the_same_command(tmp_path, monkeypat
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("e", "r")]
     assert weights[0] == weights[1]
     assert expected["settings"]["steps_done"] == json.loads(result.stdout)["settings"]["steps_done"]
+
+
+def test_no_folder_is_no_checkpoint_folder(tmp_path):
+    result = run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "r", "--checkpoint", "")
+    assert result.exit_code == REFUSED
+    assert "expected a folder of its own" in result.stderr
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

@@ -204,11 +204,13 @@ def clear(folder: Path, *, leftovers_only: bool = False) -> None:
         folder.rmdir()
 
 
-def remove_half_saved(output: Path, folder: Path) -> None:
-    """Remove weights without a record that a process left when it was killed while it saved the result of a run.
+def remove_saved_before(output: Path, folder: Path) -> None:
+    """Remove a result, whole or half written, whose process was killed before it had removed the run's checkpoints.
+
+    It is saved again, from the checkpoint that is still there.
 
     Args:
-        output: where the result was to be saved.
+        output: where the result is to be saved.
         folder: of the checkpoints of that run; nothing is removed unless it holds the same weights.
 
     Example:
@@ -217,14 +219,15 @@ def remove_half_saved(output: Path, folder: Path) -> None:
         ...     _ = write(folder, FINISHED, {WEIGHTS: Path.touch}, {})
         ...     output.mkdir()
         ...     (output / WEIGHTS).touch()
-        ...     remove_half_saved(output, folder)
+        ...     remove_saved_before(output, folder)
         ...     os.listdir(output)
         []
     """
-    kept, half = folder / FINISHED / WEIGHTS, output / WEIGHTS
-    alone = kept.is_file() and half.is_file() and not (output / RECORD).exists()
-    if alone and sha256(kept) == sha256(half):
-        half.unlink()
+    for weights in (WEIGHTS, ADAPTER):
+        kept, saved = folder / FINISHED / weights, output / weights
+        if kept.is_file() and saved.is_file() and sha256(kept) == sha256(saved):
+            for name in (RECORD, CONFIGURATION, weights):  # the record first: without it nothing counts as saved
+                (output / name).unlink(missing_ok=True)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -379,11 +379,11 @@ def salt_of(path: Path | None, run: Path) -> Iterator[bytes | None]:
 
 def require_output(output: Path | None, checkpoint: Path | None) -> None:
     """Make sure that a result can be saved, if it is to be; what this very run had saved by half goes."""
-    from nabla_tau.checkpoint import remove_half_saved
+    from nabla_tau.checkpoint import remove_saved_before
     from nabla_tau.storage import require_free
 
     if output is not None and checkpoint is not None:
-        remove_half_saved(output, checkpoint)
+        remove_saved_before(output, checkpoint)
     if output is not None:
         require_free(output)
 

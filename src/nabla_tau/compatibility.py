@@ -125,8 +125,10 @@ def checkpoint_problems(method: Any, folder: Any, every: Any) -> list[str]:
     problems = continuing_problems(method) if callable(method) else []
     if every is not None and every not in Range(0):
         problems.append(f"checkpoint_every: expected seconds, 0 or more, got {every!r}.")
-    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+    if not isinstance(folder, str | os.PathLike):
         return [*problems, f"checkpoint: expected a folder, got {folder!r}."]
+    if Path(folder) == Path():  # an empty name, of a shell variable that is not set, is this one too
+        return [*problems, "checkpoint: expected a folder of its own, got the current one: name another."]
     try:
         require_writable(Path(folder))
     except OSError as error:
