@@ -139,6 +139,19 @@ def require_base(model: nn.Module, folder: Path, record: dict[str, Any]) -> None
 
     Raises:
         ValueError: if the weights beneath the adapter or its configuration are others.
+
+    Example:
+        >>> from peft import LoraConfig, get_peft_model
+        >>> model = get_peft_model(nn.Sequential(nn.Linear(4, 4)), LoraConfig(r=1, target_modules=["0"]))
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     folder = Path(place)
+        ...     write_configuration(model, folder)
+        ...     record = base_record(model, folder)
+        ...     require_base(model, folder, record)
+        ...     _ = model.base_model.model[0].base_layer.bias.data.add_(1)
+        ...     require_base(model, folder, record)
+        Traceback (most recent call last):
+        ValueError: Expected the model that the adapter in ... was trained on, got one with other weights ...
     """
     if _configuration(folder) != record["configuration_sha256"]:
         raise ValueError(f"Expected {CONFIGURATION} as it was saved in {folder}, got another: restore the file.")
