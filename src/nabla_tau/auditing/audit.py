@@ -98,6 +98,7 @@ def audit(
         >>> from nabla_tau.demo import noisy_digits, network
         >>> train, _, test = noisy_digits(0)
         >>> parts = [tuple(column[rows] for column in train) for rows in (slice(0, 180), slice(180, 400))]
+        >>> _ = torch.manual_seed(0)
         >>> report = audit(network(), forget=parts[0], retain=parts[1], test=test, device="cpu")
         >>> report.verdict["kind"]  # a network that was trained on nothing
         'none_detectable'
