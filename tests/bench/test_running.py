@@ -187,5 +187,20 @@ def test_a_method_may_change_without_the_others():
     salun = {path.name for path in provenance._imported(provenance._file("nabla_tau.methods.salun"), frozenset())}
     assert {"salun.py", "random_label.py", "relabelling.py", "problem.py"} <= salun
     assert provenance.METHODS not in {path.parent for path in provenance._measuring()}
-    assert {"unlearning.py", "audit.py", "training.py"} <= {path.name for path in provenance._measuring()}
+    judging = {path.name for path in provenance._measuring()}
+    assert {"audit.py", "training.py", "losses.py", "slices.py"} <= judging
+    assert not {"unlearning.py", "problem.py", "alpha.py"} & judging
     assert len({measuring, ssd, provenance.method_code("nabla_tau.methods.salun")}) == 3
+
+
+def test_a_change_of_what_carries_methods_out_changes_all_of_them(monkeypatch):
+    measuring, ssd = provenance.measuring_code(), provenance.method_code("nabla_tau.methods.ssd")
+    provenance.measuring_code.cache_clear()
+    provenance.method_code.cache_clear()
+    digested = provenance.code_digest
+    monkeypatch.setattr(
+        provenance, "code_digest", lambda paths: digested(path for path in paths if path.name != "problem.py")
+    )
+    assert provenance.measuring_code() == measuring
+    assert provenance.method_code("nabla_tau.methods.ssd") != ssd
+    provenance.method_code.cache_clear()

@@ -14,6 +14,9 @@ PACKAGE = Path(__file__).parent.parent
 
 METHODS = PACKAGE / "methods"
 
+# What carries a method out. Where it changes, methods are measured again; what measures them is the same.
+UNLEARNING = tuple(PACKAGE / f"{name}.py" for name in ("unlearning", "tuning", "checks", "problem", "storage"))
+
 
 @functools.cache
 def provenance() -> dict[str, Any]:
@@ -37,7 +40,7 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def measuring_code() -> str:
-    """Digest of all modules that the numbers of any cell can depend on: the methods themselves are left out.
+    """Digest of all modules that measure: data, training, losses, audit; not of methods and what carries them out.
 
     Example:
         >>> len(measuring_code())
@@ -48,7 +51,7 @@ def measuring_code() -> str:
 
 @functools.cache
 def method_code(module: str) -> str | None:
-    """Digest of a method: its module, and whatever that imports of the package which is not measured by itself.
+    """Digest of a method and of what carries it out: of all modules that these import, but for those that measure.
 
     So one method may change and be measured again, while the cells of all others stay as they are.
 
@@ -60,7 +63,10 @@ def method_code(module: str) -> str | None:
         False
     """
     path = _file(module)
-    return code_digest(_imported(path, besides=_measuring()) - _measuring()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    carried_out = frozenset[Path]().union(*(_imported(one, besides=_measuring() | _methods()) for one in UNLEARNING))
+    return code_digest((carried_out - _methods() | _imported(path, besides=_measuring())) - _measuring())
 
 
 @functools.cache
@@ -86,9 +92,13 @@ def _git(*arguments: str) -> str | None:
 
 @functools.cache
 def _measuring() -> frozenset[Path]:
-    """What the measurement of a cell imports, directly or not, without the methods."""
-    own = frozenset(METHODS.glob("*.py"))
-    return _imported(_file("nabla_tau.bench.measuring"), besides=own) - own
+    """What the measurement of a cell imports, directly or not, without the methods and what carries them out."""
+    others = _methods() | frozenset(UNLEARNING)
+    return _imported(_file("nabla_tau.bench.measuring"), besides=others) - others
+
+
+def _methods() -> frozenset[Path]:
+    return frozenset([*METHODS.glob("*.py"), PACKAGE / "bench" / "alpha.py"])
 
 
 def _imported(path: Path, besides: frozenset[Path]) -> frozenset[Path]:
@@ -103,9 +113,13 @@ def _imported(path: Path, besides: frozenset[Path]) -> frozenset[Path]:
 
 
 def _imports(path: Path) -> set[Path]:
-    """Modules of the package that a file names in an import, wherever in the file it stands."""
+    """Modules of the package that a file names in an import, wherever in the file it stands but for types alone."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+    ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
