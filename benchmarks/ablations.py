@@ -1,0 +1,103 @@
+"""What each ingredient of the default method buys: the method without it, beside the method. See docs/methods.md.
+
+    NABLA_TAU_DATA=DIR python benchmarks/ablations.py location30 random-0.15 --seeds 0 1 2 --models MODELS
+
+Tasks of the benchmark at `quick`; models are trained once into MODELS. Prints a row for each variant: the components of
+the gap to retrained, in points, as means over seeds, and the gap.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, cast
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from nabla_tau.bench.cells import ORIGINAL, RETRAINED, Bench, Cell
+from nabla_tau.bench.gap import COMPONENTS, gap, values
+from nabla_tau.bench.slices import ForgetSet, Setting
+from nabla_tau.errors import UnlearningWarning
+from nabla_tau.facts import Facts, described, facts_of
+from nabla_tau.methods import nabla_tau
+from nabla_tau.objective import Step, descend
+from nabla_tau.problem import Epoch, Method, Problem
+
+Row = dict[str, Any]
+DEFAULT = sys.modules[nabla_tau.__module__]
+FACTS = cast(Facts, facts_of(nabla_tau))
+
+
+def without(facts: Facts = FACTS, **other: Any) -> Method:
+    """The default method with some names of its module given another value."""
+
+    @described(facts)
+    def variant(problem: Problem) -> Iterator[Epoch]:
+        with patch.dict(vars(DEFAULT), other):
+            yield from nabla_tau(problem)
+
+    return variant
+
+
+def descend_unbounded(*arguments: Any, largest_weight: float, **named: Any) -> Step:
+    return descend(*arguments, **named)
+
+
+VARIANTS = {
+    "default": without(),
+    "weight decay 0.01": without(WEIGHT_DECAY=1e-2),
+    "rates from 1e-3 down": without(LEARNING_RATES=DEFAULT.LEARNING_RATES[2:]),
+    "both of these": without(WEIGHT_DECAY=1e-2, LEARNING_RATES=DEFAULT.LEARNING_RATES[2:]),
+    "w not bounded": without(descend=descend_unbounded),
+    "τ not bounded": without(LARGEST_RISE=float("inf")),
+    "momentum kept": without(lose_momentum=lambda optimizer: None),
+    "α₀ = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),
+    "80 steps at least": without(LEAST_STEPS=80),
+    "no ascent": without(ALPHA_PER_FORGET_FRACTION=0.0),
+}
+OF_LABELS = {"no price of removed labels": without(replace(FACTS, prices=False))}
+
+
+def measured(request: ForgetSet, model: nn.Module, name: str) -> Row:
+    return {
+        "cell": {"method": name},
+        "audit": request.audited(model),
+        "js_to_retrained": request.divergence(model, name),
+    }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("task")
+    arguments.add_argument("forget")
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments.add_argument("--models", type=Path, required=True)
+    options = arguments.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UnlearningWarning)
+    bench = Bench(options.models, torch.device("cpu"), Path(os.environ["NABLA_TAU_DATA"]))
+    variants = {**VARIANTS, **OF_LABELS} if options.forget in ("class", "subclass") else VARIANTS
+    rows: dict[str, list[tuple[dict[str, float], float]]] = {}
+    for seed in options.seeds:
+        request = ForgetSet(Setting(Cell("quick", options.task, seed, options.forget, ORIGINAL), bench), options.forget)
+        references = [measured(request, request.retrained[name].model, name) for name in RETRAINED]
+        records = [(ORIGINAL, measured(request, request.setting.original.model, ORIGINAL))]
+        records += [("retrained", reference) for reference in references]
+        records += [(name, measured(request, request.unlearn(one, None)[0], name)) for name, one in variants.items()]
+        for name, record in records:
+            rows.setdefault(name, []).append((values(record), gap(record, references)))
+    names = [component.name for component in COMPONENTS]
+    print("| variant | " + " | ".join([*names, "gap"]) + " |\n" + "| --- " * (len(names) + 2) + "|")
+    for variant, found in rows.items():
+        cells = [f"{fmean(one[name] for one, _ in found):.1f}" for name in names]
+        print(f"| {variant} | " + " | ".join([*cells, f"{fmean(distance for _, distance in found):.1f}"]) + " |")
+
+
+if __name__ == "__main__":
+    main()
