@@ -161,7 +161,7 @@ def setting_problems(method: Any) -> list[str]:
     facts = facts_of(inner)
     if facts is None:
         return []
-    name = inner.__name__
+    name = _name(inner)
     known = [p.name for p in inspect.signature(inner).parameters.values() if p.kind is p.KEYWORD_ONLY]
     problems = [
         f"method: expected {setting} of {name} to be {allowed}, got {given[setting]!r}."
@@ -202,7 +202,7 @@ def continuing_problems(method: Any) -> list[str]:
         method = method.func
     reason = "it has no facts that say so" if facts is None else facts.not_continued
     return [
-        f"checkpoint: expected a method that can be continued, got {getattr(method, '__name__', method)}: {reason}; "
+        f"checkpoint: expected a method that can be continued, got {_name(method)}: {reason}; "
         "leave checkpoint out, or take another method, as methods.nabla_tau."
     ]
 
@@ -230,7 +230,7 @@ def task_problems(method: Any, loss_name: str) -> list[str]:
     while isinstance(method, functools.partial):
         method = method.func
     return [
-        f"method: expected one of losses.{', losses.'.join(facts.tasks)} for {method.__name__}, got {loss_name}: "
+        f"method: expected one of losses.{', losses.'.join(facts.tasks)} for {_name(method)}, got {loss_name}: "
         f"it is defined by {'labels' if LABELS in facts.needs else 'predicted distributions'}; pass such a loss, or a "
         "method that serves any, as methods.nabla_tau."
     ]
@@ -247,3 +247,8 @@ def suggestion(name: str, known: list[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"there are {', '.join(known)}." if known else "there is nothing to set."
+
+
+def _name(method: Any) -> str:
+    """A function's own name; that of its class for any other callable."""
+    return str(getattr(method, "__name__", type(method).__name__))

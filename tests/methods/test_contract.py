@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from nabla_tau import losses, methods, unlearn
+from nabla_tau import InvalidRequest, losses, methods, unlearn
 from nabla_tau.facts import SECOND_MODEL, facts_of
 from nabla_tau.planning import plan
 from nabla_tau.unlearning import Request
@@ -205,3 +205,18 @@ def test_dicts_and_tokens_are_served(name):
     result = unlearn(model, **sets, method=ready(name, PLAIN), loss=losses.token_classification)
     assert not same_bits(result.model, model)
     assert all(value.isfinite().all() for value in result.model.state_dict().values())
+
+
+def test_a_method_may_be_any_callable():
+    class Patient:
+        facts = facts_of(methods.finetune)
+
+        def __call__(self, problem, *, epochs=1):
+            return methods.finetune(problem, epochs=epochs)
+
+    x, y = torch.eye(8), torch.arange(8) % 2
+    sets = {"forget": (x[:2], y[:2]), "retain": (x[2:6], y[2:6]), "validation": (x[6:], y[6:])}
+    model = torch.nn.Linear(8, 2)
+    assert unlearn(model, **sets, method=Patient(), device="cpu").settings["steps"] == 1
+    with pytest.raises(InvalidRequest, match="expected settings that Patient has, got 'epoch'"):
+        unlearn(model, **sets, method=partial(Patient(), epoch=3), device="cpu")

@@ -11,7 +11,7 @@ from nabla_tau.bench.tasks import TASKS
 from nabla_tau.facts import facts_of
 from nabla_tau.methods import METHODS
 
-FORMAT = 1
+FORMAT = 2
 DONE, FAILED, NOT_APPLICABLE = "done", "failed", "not applicable"
 
 ORIGINAL = "original"

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from nabla_tau.bench.cells import (
     Cell,
     key_of,
 )
+from nabla_tau.bench.clock import clock
 from nabla_tau.bench.peak import peak_memory
 from nabla_tau.bench.provenance import method_code, provenance
 from nabla_tau.bench.slices import ForgetSet, Setting
@@ -81,7 +81,8 @@ def _measured(cell: Cell, request: ForgetSet, bench: Bench) -> Json:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnlearningWarning)  # they are in the record
             model, took = _reference(cell, request) if cell.method in REFERENCES else _unlearned(cell, request, bench)
-        started = time.perf_counter()
+        seconds = clock(bench.device)
+        started = seconds()
         audited, divergence = request.audited(model), request.divergence(model, cell.method)
         return _record(
             cell,
@@ -89,7 +90,7 @@ def _measured(cell: Cell, request: ForgetSet, bench: Bench) -> Json:
             DONE,
             **took,
             retraining_seconds=float(np.mean([one.seconds for one in request.retrained.values()])),
-            audit_seconds=time.perf_counter() - started,
+            audit_seconds=seconds() - started,
             samples={
                 "forget": len(request.forgotten),
                 **{name: len(rows) for name, rows in vars(request.setting.split).items()},
@@ -118,17 +119,18 @@ def _unlearned(cell: Cell, request: ForgetSet, bench: Bench) -> tuple[nn.Module,
     if refusal := task_problems(method, name_of(request.setting.task.loss)):
         raise _Refused(*refusal)
     request.setting.original  # noqa: B018  (trained before the clock starts)
+    seconds = clock(bench.device)
     with peak_memory(bench.device) as peak:
-        started = time.perf_counter()
+        started = seconds()
         try:
             model, done = request.unlearn(method, tuned)
         except ValueError as error:
             if type(error) is ValueError:  # what `unlearn` raises where a method cannot work on these sets
                 raise _Refused(*told(error)) from error
             raise
-        seconds = time.perf_counter() - started
+        took = seconds() - started
     steps = sum(part["settings"]["steps_done"] + part.get("tuning", {"steps": 0})["steps"] for part in done)
-    return model, {"seconds": seconds, "steps": steps, "peak_bytes": peak[0], "unlearning": done}
+    return model, {"seconds": took, "steps": steps, "peak_bytes": peak[0], "unlearning": done}
 
 
 def _method(cell: Cell) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from torch import nn
 from nabla_tau.auditing.audit import audit
 from nabla_tau.auditing.predictions import js_divergence
 from nabla_tau.bench.cells import RETRAINED, UNLEARNING, Bench, Cell
+from nabla_tau.bench.clock import clock
 from nabla_tau.bench.data import Pool, Positions, Rows
 from nabla_tau.bench.provenance import training_code
 from nabla_tau.bench.storing import Json, Models, Trained, rows_digest
@@ -59,6 +60,7 @@ class Setting:
             decided_by,
             lambda: trained(self.task, self.recipe, self.take(rows), seed, self.bench.device),
             self.task.network(self.recipe.width),
+            clock(self.bench.device),
         )
         return Trained(found.model.to(self.bench.device), found.seconds)
 

@@ -91,25 +91,32 @@ class Models:
 
     folder: Path
 
-    def get(self, decided_by: Json, train: Callable[[], nn.Module], empty: nn.Module) -> Trained:
+    def get(
+        self,
+        decided_by: Json,
+        train: Callable[[], nn.Module],
+        empty: nn.Module,
+        seconds: Callable[[], float] = time.perf_counter,
+    ) -> Trained:
         """The model that was stored, or a new one, trained and stored.
 
         Args:
             decided_by: everything that the weights follow from, as JSON takes it.
             train: called if there is none.
             empty: a module of the same architecture, filled if there is one.
+            seconds: the clock.
         """
         path = self.folder / f"{digest(decided_by)}.safetensors"
         if path.is_file():
             load_model(empty, path)
             with safetensors.safe_open(path, "pt") as file:
                 return Trained(empty.eval(), float(file.metadata()["seconds"]))
-        started = time.perf_counter()
+        started = seconds()
         model = train()
-        seconds = time.perf_counter() - started
-        about = {"seconds": repr(seconds), "decided_by": json.dumps(decided_by, sort_keys=True)}
+        took = seconds() - started
+        about = {"seconds": repr(took), "decided_by": json.dumps(decided_by, sort_keys=True)}
         _written(path, lambda staged: save_model(model, str(staged), metadata=about))
-        return Trained(model.eval(), seconds)
+        return Trained(model.eval(), took)
 
 
 def rows_digest(rows: Any) -> str:
