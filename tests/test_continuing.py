@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset, WeightedRandomSampler
 
 from nabla_tau import InvalidRequest, UnlearningWarning, checkpoint, continuing, losses, methods, unlearn, unlearning
 from nabla_tau.checkpoint import NotSaved
@@ -212,6 +212,120 @@ def test_with_workers(tmp_path):
     assert same_bits(unlearn(**make(), checkpoint=tmp_path), expected)
 
 
+class RowByRow(IterableDataset):
+    """The rows of a dataset, of which none can be asked for."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return map(self.rows.__getitem__, range(len(self.rows)))
+
+
+class ShuffledStream(RowByRow):
+    """An order of its own in every pass, from the global state, drawn while it is read."""
+
+    def __iter__(self):
+        left = list(range(len(self.rows)))
+        while left:
+            yield self.rows[left.pop(random.randrange(len(left)))]
+
+
+class Sampled(RowByRow):
+    """Most of the rows, others and another number of them in every pass."""
+
+    def __iter__(self):
+        return (row for row in super().__iter__() if np.random.rand() < 0.8)
+
+
+def a_stream(rows):
+    return RowByRow(rows)
+
+
+def a_loader(rows):
+    return DataLoader(RowByRow(rows), batch_size=7)
+
+
+def a_loader_with_a_generator_and_a_worker(rows):
+    return DataLoader(RowByRow(rows), batch_size=7, num_workers=1, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("method", ["nabla_tau", "neggrad_plus"])
+@pytest.mark.parametrize(
+    "stream",
+    [a_stream, ShuffledStream, Sampled, a_loader, lambda rows: DataLoader(ShuffledStream(rows), batch_size=7)],
+    ids=["stream", "shuffled stream", "sampled stream", "loader", "loader of a shuffled stream"],
+)
+def test_with_a_stream(stream, method, tmp_path, monkeypatch):
+    monkeypatch.setattr(unlearning, "most_allowed", lambda *losses: math.inf)
+    rows = {"forget": clusters(15, 1), "retain": clusters(36, 2), "validation": clusters(20, 3)}
+
+    def make():
+        sets = {**rows, "retain": stream(Noisy(rows["retain"]))}
+        return {
+            "model": dropout_network(), **sets, "method": methods.METHODS[method], "device": "cpu", "batch_size": 7
+        }  # fmt: skip
+
+    expected, first, last = uninterrupted(make)
+    found = continued(make, tmp_path, [first + 2, first + 5, (first + last) // 2, last - 2])
+    assert_same(found, expected)
+    assert found.warnings == expected.warnings  # of passes of another length too, which are not read again
+
+
+def streamed(stream, **more):
+    sets = {"forget": clusters(15, 1), "retain": stream(TensorDataset(*clusters(36, 2))), "validation": clusters(20, 3)}
+    return {"model": dropout_network(), **sets, "device": "cpu", "batch_size": 7, **more}
+
+
+def test_passes_that_are_repeated_are_not_read(tmp_path):
+    read = []
+
+    class Counted(RowByRow):
+        def __iter__(self):
+            for row in super().__iter__():
+                read.append(row)
+                yield row
+
+    make = lambda: streamed(Counted, method=methods.finetune)  # noqa: E731
+    expected = unlearn(**make())
+    whole = len(read)
+    cut_off(make, tmp_path, [20])  # of six a pass
+    assert whole > 7 * 36
+    read.clear()
+    assert same_bits(unlearn(**make(), checkpoint=tmp_path), expected)
+    assert len(read) < whole - 3 * 36 + 3 * 8
+
+
+def test_a_stream_with_a_worker(tmp_path):
+    make = lambda: streamed(a_loader_with_a_generator_and_a_worker, method=methods.neggrad_plus)  # noqa: E731
+    expected, _, last = uninterrupted(make)
+    cut_off(make, tmp_path, [last // 2])
+    assert same_bits(unlearn(**make(), checkpoint=tmp_path), expected)
+
+
+class Counting(RowByRow):
+    """Counts its passes, and gives other rows in later ones: where it is read anew, the count begins anew."""
+
+    passes = 0
+
+    def __iter__(self):
+        type(self).passes += 1
+        later = type(self).passes > 8
+        return (row if place < 30 or not later else self.rows[0] for place, row in enumerate(super().__iter__()))
+
+
+def test_a_stream_that_gives_something_else_than_before_is_refused(tmp_path, monkeypatch):
+    make = lambda: streamed(Counting, method=methods.finetune)  # noqa: E731
+    cut_off(make, tmp_path, [20])
+    before = names(tmp_path)
+    monkeypatch.setattr(Counting, "passes", 0)
+    with pytest.raises(InvalidRequest, match=r"a stream that gives the samples of a pass again .* got others"):
+        unlearn(**make(), checkpoint=tmp_path)
+    assert names(tmp_path) == before
+    with pytest.raises(InvalidRequest, match=r"retain set, as of .* got another"):
+        unlearn(**streamed(lambda rows: RowByRow(list(rows)[::-1]), method=methods.finetune), checkpoint=tmp_path)
+
+
 def stop_after(step):
     def on_step(done, total):
         if done == step:
@@ -260,8 +374,19 @@ def of_tensors(columns, **settings):
         (lambda columns: of_tensors(columns, sampler=DrawnWhileRead(36)), "global random state does not determine"),
         (lambda columns: of_tensors(columns, num_workers=1, persistent_workers=True), "persistent workers"),
         (lambda columns: of_tensors(columns, num_workers=1, in_order=False), "batches come in any order"),
+        (lambda columns: RowByRow(OwnNoise(columns)), "rows that differ"),
+        (lambda columns: DataLoader(RowByRow(OwnNoise(columns)), batch_size=7), "rows that differ"),
     ],
-    ids=["rows", "rows of a loader", "order", "order drawn while read", "persistent workers", "any order"],
+    ids=[
+        "rows",
+        "rows of a loader",
+        "order",
+        "order drawn while read",
+        "persistent workers",
+        "any order",
+        "stream",
+        "loader of a stream",
+    ],
 )
 def test_a_set_that_cannot_be_read_again_is_refused(retain, reason, tmp_path):
     sets = {"forget": clusters(15, 1), "retain": retain(clusters(36, 2)), "validation": clusters(20, 3)}

@@ -13,8 +13,9 @@ SOURCE = Path(nabla_tau.__file__).parent
 # Each module may import those named above it, never those below: later lines build on earlier ones.
 LAYERS = [
     {"digests", "errors"},
-    {"adapters", "batches", "engine", "journal", "membership", "modes", "orders", "randomness"},
-    {"streams"},
+    {"adapters", "batches", "engine", "membership", "modes", "orders", "randomness"},
+    {"stream_log"},
+    {"journal", "streams"},
     {"losses", "sets", "state", "timetable"},
     {"removed"},
     {"memory", "problem", "replaying", "splitting", "tasks"},

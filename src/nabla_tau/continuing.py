@@ -30,6 +30,7 @@ from nabla_tau.state import (
     writer,
 )
 from nabla_tau.storage import Unlearned, load
+from nabla_tau.stream_log import StreamLog
 from nabla_tau.timetable import Timetable
 
 MODEL, OPTIMIZER, JOURNAL = "model.safetensors", "optimizer.safetensors", "journal.safetensors"
@@ -275,6 +276,10 @@ class Keeper:
             "seconds": started - self.started + self.seconds_before,
             "pass_seconds": started - self.pass_started + self._seconds_of_pass_before(),
             "optimizer": plain,
+            "streams": {
+                "read": {number: digest.hex() for number, digest in problem.journal.streams.read().items()},
+                "lengths": problem.journal.streams.lengths,
+            },
             "kept": self.kept,
         }
         self._by_main(lambda: write(self.folder, f"step-{problem.steps:010}", files, facts))
@@ -330,7 +335,13 @@ class Keeper:
         starts: dict[int, States] = {}
         for name in sorted(name for name in own if name.startswith("pass ")):
             starts.setdefault(int(name.split()[1]), []).append(own[name])
-        return Journal(told["values"].tolist(), told["sizes"].tolist(), starts, kept=True)
+        streams = self.saved.facts["streams"]
+        log = StreamLog(
+            {int(number): bytes.fromhex(digest) for number, digest in streams["read"].items()},
+            {int(number): (batches, rows) for number, (batches, rows) in streams["lengths"].items()},
+            kept=True,
+        )
+        return Journal(told["values"].tolist(), told["sizes"].tolist(), starts, log, kept=True)
 
     def _restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Put everything where it was when the checkpoint was saved."""

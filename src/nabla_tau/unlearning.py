@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -315,7 +315,24 @@ class Request:
                 problem.settings["removed_labels"] = list(problem.removed.labels)
             for text in findings.warnings:
                 self.warn(problem, text)
+            if problem.retain.streamed:
+                problem.retain = replace(problem.retain, after_pass=self.watch_passes(problem))
             yield problem
+
+    def watch_passes(self, problem: Problem) -> Callable[[int], None]:
+        """What is called with the rows of each whole pass through a stream, and warns once where they are others."""
+        counted, told = problem.retain.size, list[int]()
+
+        def after_pass(rows: int) -> None:
+            if rows != counted and not told:
+                told.append(rows)
+                self.warn(
+                    problem,
+                    f"retain: its check counted {counted:,} rows, a later pass gave {rows:,}: α and the number of "
+                    "steps follow from the first; let every pass of the stream give the same rows.",
+                )
+
+        return after_pass
 
     def argument_problems(self) -> list[str]:
         """What is wrong with the arguments that are neither model nor set."""
