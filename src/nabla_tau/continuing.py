@@ -277,8 +277,8 @@ class Keeper:
             "pass_seconds": started - self.pass_started + self._seconds_of_pass_before(),
             "optimizer": plain,
             "streams": {
-                "read": {number: digest.hex() for number, digest in problem.journal.streams.read().items()},
-                "lengths": problem.journal.streams.lengths,
+                "read": {str(number): digest.hex() for number, digest in problem.journal.streams.read().items()},
+                "lengths": {str(number): length for number, length in problem.journal.streams.lengths.items()},
             },
             "kept": self.kept,
         }
