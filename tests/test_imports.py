@@ -22,7 +22,7 @@ LAYERS = [
     {"original"},
     {"descent", "distillation", "facts", "fisher", "mixing", "objective", "relabelling", "storage", "survey"},
     {"checkpoint", "checks", "methods.*"},
-    {"compatibility"},
+    {"compatibility", "locking"},
     {"continuing"},
     {"methods"},
     {"unlearning", "auditing.*"},

@@ -5,7 +5,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
@@ -23,6 +23,7 @@ from nabla_tau.continuing import Keeper, most_allowed, passes
 from nabla_tau.engine import Engine, device_problems, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
 from nabla_tau.facts import SECOND_MODEL, accumulates, facts_of, setting_problems, suggestion, task_problems
+from nabla_tau.locking import alone_in
 from nabla_tau.losses import PerSampleLoss, name_of, ready_made
 from nabla_tau.memory import (
     PUBLISHED_BATCH_SIZE,
@@ -166,7 +167,7 @@ class Request:
     def run(self) -> Unlearned:
         """Check, copy, unlearn, measure."""
         started = time.perf_counter()
-        with self.prepared() as problem:
+        with self.prepared(to_run=True) as problem:
             unlearned = self.unlearned(problem, started)
         unlearned.model.to(_device_of(self.model))
         return unlearned
@@ -252,8 +253,11 @@ class Request:
         return keeper
 
     @contextmanager
-    def prepared(self) -> Iterator[Problem]:
+    def prepared(self, *, to_run: bool = False) -> Iterator[Problem]:
         """The checked problem, under its seed and in the modes to unlearn in; all put back afterwards.
+
+        Args:
+            to_run: whether the folder of checkpoints is to be held meanwhile; else nothing is written into it.
 
         Raises:
             InvalidRequest: with every problem found.
@@ -279,7 +283,9 @@ class Request:
                 ]
             )
         generators = [g for data in sets.values() for g in generators_of(data)]
+        folder = None if self.checkpoint is None or not to_run else Path(self.checkpoint)
         with (
+            nullcontext() if folder is None else alone_in(folder, engine),
             (given_up if self.in_place else copied)(self.model, engine.device) as (model, put_back),
             seeded(int(self.seed), generators, on_gpu=engine.device.type == "cuda"),
             unlearning_modes(model),
