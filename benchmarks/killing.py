@@ -37,6 +37,7 @@ class Run:
     method: str = "neggrad_plus"
     rows: int = 48
     processes: int = 1
+    in_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def work(run: Run, folder: Path | None, result: Path, rank: int, port: int) -> N
     sets: dict[str, Any] = {"forget": forget, "retain": retain, "validation": rows(40, 3), "batch_size": 4}
     model = network((torch.cat([forget[0], retain[0]]), torch.cat([forget[1], retain[1]])))
     every = None if folder is None else 0
-    method = methods.METHODS[run.method]
-    unlearned = unlearn(model, **sets, method=method, device="cpu", checkpoint=folder, checkpoint_every=every)
+    how: dict[str, Any] = {"method": methods.METHODS[run.method], "in_place": run.in_place, "device": "cpu"}
+    unlearned = unlearn(model, **sets, **how, checkpoint=folder, checkpoint_every=every)
     if rank == 0:
         part = result.with_suffix(".part")
         save_file(unlearned.model.state_dict(), part)

@@ -15,7 +15,17 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset, WeightedRandomSampler
 
-from nabla_tau import InvalidRequest, UnlearningWarning, checkpoint, continuing, losses, methods, unlearn, unlearning
+from nabla_tau import (
+    InvalidRequest,
+    UnlearningWarning,
+    checkpoint,
+    compatibility,
+    continuing,
+    losses,
+    methods,
+    unlearn,
+    unlearning,
+)
 from nabla_tau.checkpoint import NotSaved
 from nabla_tau.continuing import UtilityCollapse, look, most_allowed
 from nabla_tau.facts import facts_of
@@ -74,7 +84,9 @@ def assert_same(found, expected):
     told, before = ([{**vars(epoch), "seconds": 0} for epoch in result.epochs] for result in (found, expected))
     assert told == before
     assert {name: value for name, value in found.settings.items() if name != "checkpoints"} == expected.settings
-    assert len(found.settings["checkpoints"]["continued_after_steps"]) >= 3
+    assert len(found.continued_after_steps) >= 3
+    assert found.record()["continued_after_steps"] == found.settings["checkpoints"]["continued_after_steps"]
+    assert expected.record()["continued_after_steps"] == []
 
 
 @pytest.mark.parametrize("name", CONTINUED)
@@ -534,6 +546,18 @@ def test_a_checkpoint_of_another_request_is_refused(wanted, folder, kept):
     with pytest.raises(InvalidRequest, match=f"checkpoint: expected {wanted}.*or name another folder to begin anew"):
         unlearn(**kept[1](**changes), checkpoint=folder)
     assert names(folder) == before
+
+
+def test_a_checkpoint_of_other_code_is_refused(folder, kept, monkeypatch):
+    monkeypatch.setattr(compatibility, "code_of", lambda method: "other")
+    with pytest.raises(
+        InvalidRequest, match=r"1 problem .*\n.*the code of nabla_tau that began the run .* got another"
+    ):
+        unlearn(**kept[1](), checkpoint=folder)
+    with pytest.raises(InvalidRequest, match=r"2 problems .*(code|seed).*\n.*(code|seed)"):
+        unlearn(**kept[1](seed=1), checkpoint=folder)
+    with pytest.raises(InvalidRequest, match=r"1 problem .*\n.*expected method nabla_tau_published"):
+        unlearn(**kept[1](method=methods.nabla_tau), checkpoint=folder)
 
 
 def test_other_threads_are_refused(folder, kept):

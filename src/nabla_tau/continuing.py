@@ -29,7 +29,7 @@ from nabla_tau.state import (
     trainable,
     writer,
 )
-from nabla_tau.storage import Unlearned, load
+from nabla_tau.storage import Unlearned, load, load_into
 from nabla_tau.stream_log import StreamLog
 from nabla_tau.timetable import Timetable
 
@@ -163,13 +163,14 @@ class Keeper:
         """Whether the run that the folder keeps came to its end."""
         return self.saved is not None and self.saved.is_finished
 
-    def result(self, model: nn.Module) -> Unlearned:
+    def result(self, model: nn.Module, *, in_place: bool = False) -> Unlearned:
         """What the finished run ended at.
 
         Args:
-            model: of the same architecture; not touched.
+            model: of the same architecture; not touched, unless `in_place`.
+            in_place: whether the model itself is to be what the run ended at.
         """
-        return load(self.folder / FINISHED, model)
+        return (load_into if in_place else load)(self.folder / FINISHED, model)
 
     def run(self, method: Method) -> list[Epoch]:
         """Run a method from where it was cut off, or from its beginning.
@@ -272,10 +273,12 @@ class Keeper:
         self.kept["saved"] += 1
         facts = {
             "request": self.identity,
+            "total_steps": problem.total_steps,
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "seconds": started - self.started + self.seconds_before,
             "pass_seconds": started - self.pass_started + self._seconds_of_pass_before(),
             "optimizer": plain,
+            "scaler": {} if problem.scaler is None else problem.scaler.state_dict(),
             "streams": {
                 "read": {str(number): digest.hex() for number, digest in problem.journal.streams.read().items()},
                 "lengths": {str(number): length for number, length in problem.journal.streams.lengths.items()},
@@ -349,6 +352,8 @@ class Keeper:
         copy_into(trainable(self.problem.model), self.saved.tensors(MODEL))
         load_optimizer_state(optimizer, self.saved.tensors(OPTIMIZER), self.saved.facts["optimizer"])
         optimizer.zero_grad(set_to_none=True)
+        if self.problem.scaler is not None:
+            self.problem.scaler.load_state_dict(self.saved.facts["scaler"])
         load_process_state(self.problem.model, self.generators, self.saved.tensors(self.state_file))
         self.started = self.pass_started = time.perf_counter()
         self.timetable.restart()

@@ -98,6 +98,10 @@ class Journal:
         """Pass over the next row, which is a step."""
         self._next(STEP)
 
+    def repeats_attempt(self) -> bool:
+        """Whether a step that overflowed in fp16 is repeated: after it no step is told, but means again."""
+        return self.sizes[self._row] != STEP
+
     def begin_pass(self, states: States) -> int:
         """Number a pass through a `DataLoader` and keep the states that it begins with.
 

@@ -71,6 +71,29 @@ def alone_in(folder: Path, engine: Engine) -> Iterator[None]:
                 place.rmdir()
 
 
+def holder_of(folder: Path) -> str:
+    """Which process works in a folder, if one does; nothing is made, taken or changed.
+
+    Example:
+        >>> holder_of(Path("runs/that-never-was"))
+        ''
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # given back as the file is closed
+    except BlockingIOError:
+        return _name(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    return ""
+
+
 def _taken(folder: Path) -> tuple[int | None, str]:
     """What holds the lock, if anything does here; else who holds it, if that is known to be someone."""
     if fcntl is None:
@@ -84,7 +107,9 @@ def _taken(folder: Path) -> tuple[int | None, str]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return None, _holder(descriptor)
+            holder = _name(descriptor)
+            os.close(descriptor)
+            return None, holder
         except OSError:  # a file system without locks
             os.close(descriptor)
             return None, ""
@@ -97,11 +122,8 @@ def _taken(folder: Path) -> tuple[int | None, str]:
     return descriptor, ""
 
 
-def _holder(descriptor: int) -> str:
-    try:
-        return os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
-    finally:
-        os.close(descriptor)
+def _name(descriptor: int) -> str:
+    return os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
 
 
 def _release(path: Path, descriptor: int) -> None:

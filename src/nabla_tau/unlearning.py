@@ -5,7 +5,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
@@ -17,7 +17,7 @@ from torch import nn
 
 from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
-from nabla_tau.checkpoint import NotSaved
+from nabla_tau.checkpoint import NotSaved, place_of_original
 from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size, kept_micro_batch_size
 from nabla_tau.continuing import Keeper, most_allowed, passes
 from nabla_tau.engine import Engine, device_problems, start_engine
@@ -33,7 +33,7 @@ from nabla_tau.memory import (
     state_bytes,
 )
 from nabla_tau.modes import WithoutDropout, reads_the_batch, unlearning_modes
-from nabla_tau.original import copied, given_up
+from nabla_tau.original import Changeable, copied, given_up
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
 from nabla_tau.removed import removed_labels
@@ -177,7 +177,7 @@ class Request:
         before = measure(problem)
         keeper = None if self.checkpoint is None else self.keeper(problem, before)
         if keeper is not None and keeper.is_finished:
-            return keeper.result(self.model)
+            return keeper.result(self.model, in_place=self.in_place)
         if before.forget >= before.target:
             self.warn(
                 problem,
@@ -271,10 +271,6 @@ class Request:
         problems[:0] = wrong
         problems.refuse()
         engine = start_engine(self.device)
-        if engine.mixed_precision == "fp16" and self.checkpoint is not None:
-            raise InvalidRequest(
-                ["checkpoint: expected mixed precision 'no' or 'bf16', got 'fp16', whose scaler is not kept: use bf16."]
-            )
         if engine.mixed_precision == "fp16" and not accumulates(self.method):
             raise InvalidRequest(
                 [
@@ -286,7 +282,7 @@ class Request:
         folder = None if self.checkpoint is None or not to_run else Path(self.checkpoint)
         with (
             nullcontext() if folder is None else alone_in(folder, engine),
-            (given_up if self.in_place else copied)(self.model, engine.device) as (model, put_back),
+            self.changeable(folder, engine) as (model, put_back),
             seeded(int(self.seed), generators, on_gpu=engine.device.type == "cuda"),
             unlearning_modes(model),
         ):
@@ -325,6 +321,14 @@ class Request:
                 problem.retain = replace(problem.retain, after_pass=self.watch_passes(problem))
             yield problem
 
+    def changeable(self, folder: Path | None, engine: Engine) -> AbstractContextManager[Changeable]:
+        """The model to be changed; where it is the original, its weights are in the folder of checkpoints, if any."""
+        if not self.in_place:
+            return copied(self.model, engine.device)
+        if folder is None:
+            return given_up(self.model, engine.device)
+        return given_up(self.model, engine.device, place_of_original(folder, fingerprint(self.model), engine.share[0]))
+
     def watch_passes(self, problem: Problem) -> Callable[[int], None]:
         """What is called with the rows of each whole pass through a stream, and warns once where they are others."""
         counted, told = problem.retain.size, list[int]()
@@ -362,10 +366,6 @@ class Request:
             )
         problems += [*setting_problems(self.method), *self.in_place_problems()]
         problems += checkpoint_problems(self.method, self.checkpoint, self.checkpoint_every)
-        if self.checkpoint is not None and self.in_place:
-            problems.append(
-                "in_place: expected a copy of the model beside a checkpoint, got both: leave one of them out."
-            )
         if self.loss is not None:
             problems += checks.loss_problems(self.loss)
         return problems
