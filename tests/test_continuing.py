@@ -19,6 +19,7 @@ from nabla_tau import (
     InvalidRequest,
     UnlearningWarning,
     checkpoint,
+    collapse,
     compatibility,
     continuing,
     losses,
@@ -27,7 +28,7 @@ from nabla_tau import (
     unlearning,
 )
 from nabla_tau.checkpoint import NotSaved
-from nabla_tau.continuing import UtilityCollapse, look, most_allowed
+from nabla_tau.collapse import UtilityCollapse, look, most_allowed
 from nabla_tau.facts import facts_of
 from nabla_tau.problem import NonFiniteLoss
 from nabla_tau.state import copy_into
@@ -754,6 +755,6 @@ def test_utility_that_collapses_stops_with_the_last_good_state(kept, tmp_path):
 
 def test_utility_that_comes_back_does_not_stop_the_run(kept, tmp_path, monkeypatch):
     looks = iter([0.0, 1e9, 1e9] + 200 * [0.0])
-    monkeypatch.setattr(continuing, "look", lambda problem: next(looks))
-    monkeypatch.setattr(continuing, "PATIENCE", 0.2)  # of a dozen steps
+    monkeypatch.setattr(collapse, "look", lambda problem: next(looks))
+    monkeypatch.setattr(collapse, "PATIENCE", 0.2)  # of a dozen steps
     assert same_bits(unlearn(**kept[1](), checkpoint=tmp_path, checkpoint_every=0), kept[2])

@@ -18,8 +18,9 @@ from torch import nn
 from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
 from nabla_tau.checkpoint import NotSaved, place_of_original
+from nabla_tau.collapse import most_allowed
 from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size, kept_micro_batch_size
-from nabla_tau.continuing import Keeper, most_allowed, passes
+from nabla_tau.continuing import Keeper, passes
 from nabla_tau.engine import Engine, device_problems, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
 from nabla_tau.facts import SECOND_MODEL, accumulates, facts_of, setting_problems, suggestion, task_problems
