@@ -86,10 +86,10 @@ def test_where_there_are_no_locks_nothing_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(locking.fcntl, "flock", unsupported)
         with alone_in(tmp_path, engine), alone_in(tmp_path, engine):
-            pass
+            assert names(tmp_path) == set()
     monkeypatch.setattr(locking, "fcntl", None)
     with alone_in(tmp_path, engine), alone_in(tmp_path, engine):
-        pass
+        assert names(tmp_path) == set()
 
 
 def test_a_folder_made_for_nothing_goes_and_one_that_was_there_stays(tmp_path):

@@ -111,6 +111,7 @@ def _taken(folder: Path) -> tuple[int | None, str]:
             os.close(descriptor)
             return None, holder
         except OSError:  # a file system without locks
+            (folder / LOCK).unlink(missing_ok=True)
             os.close(descriptor)
             return None, ""
         if _is_at(folder / LOCK, descriptor):
