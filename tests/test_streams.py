@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from nabla_tau import InvalidRequest, audit, checks, losses, methods, unlearn
 from nabla_tau.planning import plan
 from nabla_tau.sets import open_set
+from nabla_tau.stream_log import StreamLog
 from nabla_tau.streams import BUFFERED, Stream, shuffled_within
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit, require
@@ -218,6 +219,14 @@ def test_a_pass_depends_on_its_seed_alone(request_, of_a_loader):
             passes.append([(float(x.double().sum()), torch.rand(draws)) for x, _ in make()])
             torch.set_rng_state(before)
         assert [one for one, _ in passes[0]] == [one for one, _ in passes[1]]
+
+
+def test_a_pass_that_was_cut_off_and_is_not_read_again_yet_is_still_known():
+    log = StreamLog({3: b"digest"}, kept=True)
+    assert log.read() == {3: b"digest"}
+    assert log.length(3, (5, 40)) is None
+    log.end(3, (2, 16), (5, 40), whole=False)
+    assert (log.read(), log.length(3, (5, 40))) == ({}, (5, 40))
 
 
 def test_an_empty_stream_is_refused(request_):

@@ -265,7 +265,7 @@ class Source:
             if passed and length is not None:
                 passed, rows, whole = *length, True
                 return
-            batches = self._streamed(seed, torch.Generator().manual_seed(seed))
+            batches = self._streamed(seed, torch.Generator().manual_seed(seed + 1))
             if passed:
                 with undisturbed(generators):
                     for generator, state in zip(generators, journal.starts.get(number, []), strict=True):

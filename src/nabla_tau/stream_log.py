@@ -48,8 +48,8 @@ class StreamLog:
         self._digests: dict[int, Any] = {}
 
     def read(self) -> dict[int, bytes]:
-        """Number of each pass that is under way -> SHA-256 of what it gave so far."""
-        return {number: digest.digest() for number, digest in self._digests.items()}
+        """Number of each pass that is under way -> SHA-256 of what it gave so far, or before it was cut off."""
+        return {**self._before, **{number: digest.digest() for number, digest in self._digests.items()}}
 
     def length(self, number: int, counted: Length) -> Length | None:
         """Batches and rows of a pass that is repeated; None where it was under way, and is followed as far as it went.
@@ -94,6 +94,7 @@ class StreamLog:
             whole: whether it came to its end.
         """
         self._digests.pop(number, None)
+        self._before.pop(number, None)
         if passed != counted and (whole or passed[0] > counted[0]):
             self.lengths[number] = passed
 
