@@ -24,9 +24,10 @@ from torch import nn
 from nabla_tau import UnlearningWarning, unlearn
 from nabla_tau.adapters import is_adapted
 from nabla_tau.auditing.ranks import auc
-from nabla_tau.bench.data import Rows
+from nabla_tau.batches import Batch, cut
 from nabla_tau.bench.tasks import TASKS, split_rows
 from nabla_tau.bench.training import trained
+from nabla_tau.losses import PerSampleLoss
 from nabla_tau.memory import describe
 from step_report import machine
 
@@ -36,41 +37,47 @@ RECIPE = TASK.recipes["quick"]
 LAYERS = ["0", "2", "4"]  # of its MLP: all of them
 
 
-def with_adapter(model: nn.Module, rank: int) -> nn.Module:
+def with_adapter(model: nn.Module, rank: int, layers: str | list[str]) -> nn.Module:
     """A copy of the model with a fresh adapter, which changes nothing yet."""
     torch.manual_seed(0)
-    return get_peft_model(copy.deepcopy(model), LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LAYERS))
+    return get_peft_model(copy.deepcopy(model), LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=layers))
 
 
-def losses_of(model: nn.Module, rows: Rows) -> Any:
+def losses_of(model: nn.Module, rows: Batch, loss: PerSampleLoss) -> Any:
     with torch.no_grad():
-        batches = zip(*(torch.split(column, 250) for column in rows), strict=True)
-        parts = [TASK.loss(model.eval(), batch) for batch in batches]
-    return torch.cat(parts).numpy()
+        return torch.cat([loss(model.eval(), part) for part in cut(rows, 250)]).numpy()
 
 
-def measured(model: nn.Module, sets: dict[str, Rows]) -> dict[str, float]:
-    found = {name: losses_of(model, rows) for name, rows in sets.items()}
+def measured(model: nn.Module, sets: dict[str, Batch], loss: PerSampleLoss) -> dict[str, float]:
+    found = {name: losses_of(model, rows, loss) for name, rows in sets.items()}
     return {
         "auc": auc(-found["forget"], -found["test"]).value,
         **{f"{name}_loss": float(np.mean(values)) for name, values in found.items()},
     }
 
 
-def unlearned(model: nn.Module, sets: dict[str, Rows]) -> dict[str, Any]:
+def unlearned(model: nn.Module, sets: dict[str, Batch], loss: PerSampleLoss, batch_size: int) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnlearningWarning)
         parts: dict[str, Any] = {name: sets[name] for name in ("forget", "retain", "validation")}
-        result = unlearn(model, **parts, loss=TASK.loss, batch_size=RECIPE.unlearning_batch_size, device="cpu")
-    found: dict[str, Any] = measured(result.model, sets)
+        result = unlearn(model, **parts, loss=loss, batch_size=batch_size, device="cpu")
+    found: dict[str, Any] = measured(result.model, sets, loss)
     if is_adapted(result.model):
         with result.model.disable_adapter():  # type: ignore[operator]
-            found["auc_without_adapter"] = measured(result.model, sets)["auc"]
+            found["auc_without_adapter"] = measured(result.model, sets, loss)["auc"]
     with tempfile.TemporaryDirectory() as folder:
         files = [path for path in result.save(Path(folder) / "run").iterdir() if path.suffix == ".safetensors"]
         found["saved_bytes"] = sum(path.stat().st_size for path in files)
     known = {**result.settings, "reached_target": result.reached_target}
-    names = ("trainable_parameters", "parameters", "state_bytes", "reached_target", "damaged", "learning_rate")
+    names = (
+        "trainable_parameters",
+        "parameters",
+        "state_bytes",
+        "reached_target",
+        "damaged",
+        "learning_rate",
+        "steps_done",
+    )
     return {**found, **{name: known[name] for name in names}}
 
 
@@ -83,13 +90,14 @@ def measure(seed: int) -> dict[str, Any]:
     sets = {name: (inputs[rows], targets[rows]) for name, rows in positions.items()}
     both = torch.cat([sets["forget"][0], sets["retain"][0]]), torch.cat([sets["forget"][1], sets["retain"][1]])
     original, retrained = (trained(TASK, RECIPE, rows, seed, torch.device("cpu")) for rows in (both, sets["retain"]))
+    how: dict[str, Any] = {"loss": TASK.loss, "batch_size": RECIPE.unlearning_batch_size}
     found: dict[str, Any] = {
-        "nothing (original)": measured(original, sets),
-        "nothing (retrained)": measured(retrained, sets),
-        "all weights": unlearned(original, sets),
+        "nothing (original)": measured(original, sets, TASK.loss),
+        "nothing (retrained)": measured(retrained, sets, TASK.loss),
+        "all weights": unlearned(original, sets, **how),
     }
     for rank in RANKS:
-        found[f"a new adapter of rank {rank}"] = unlearned(with_adapter(original, rank), sets)
+        found[f"a new adapter of rank {rank}"] = unlearned(with_adapter(original, rank, LAYERS), sets, **how)
     return found
 
 

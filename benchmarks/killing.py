@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import IterableDataset
 
 from nabla_tau import methods, unlearn
 
@@ -32,11 +33,28 @@ LIMIT = 120  # seconds after which something hangs
 
 @dataclass(frozen=True)
 class Run:
-    """What is unlearned, and on how many processes; its retain set has so many rows, read four at a time."""
+    """What is unlearned, and on how many processes; its retain set has so many rows, read four at a time.
+
+    Attributes:
+        in_place: whether the model passed in is changed itself.
+        streamed: whether the retain set is a stream.
+    """
 
     method: str = "neggrad_plus"
     rows: int = 48
     processes: int = 1
+    in_place: bool = False
+    streamed: bool = False
+
+
+class Stream(IterableDataset[tuple[Tensor, ...]]):
+    """Rows in an order of their own in every pass."""
+
+    def __init__(self, columns: tuple[Tensor, ...]) -> None:
+        self.columns = columns
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return (tuple(column[row] for column in self.columns) for row in torch.randperm(len(self.columns[0])).tolist())
 
 
 @dataclass(frozen=True)
@@ -74,11 +92,12 @@ def work(run: Run, folder: Path | None, result: Path, rank: int, port: int) -> N
         os.environ.update({name: str(value) for name, value in {**address, "RANK": rank, "LOCAL_RANK": rank}.items()})
     warnings.simplefilter("ignore")
     forget, retain = rows(15, 1), rows(run.rows, 2)
-    sets: dict[str, Any] = {"forget": forget, "retain": retain, "validation": rows(40, 3), "batch_size": 4}
+    kept = Stream(retain) if run.streamed else retain
+    sets: dict[str, Any] = {"forget": forget, "retain": kept, "validation": rows(40, 3), "batch_size": 4}
     model = network((torch.cat([forget[0], retain[0]]), torch.cat([forget[1], retain[1]])))
     every = None if folder is None else 0
-    method = methods.METHODS[run.method]
-    unlearned = unlearn(model, **sets, method=method, device="cpu", checkpoint=folder, checkpoint_every=every)
+    how: dict[str, Any] = {"method": methods.METHODS[run.method], "in_place": run.in_place, "device": "cpu"}
+    unlearned = unlearn(model, **sets, **how, checkpoint=folder, checkpoint_every=every)
     if rank == 0:
         part = result.with_suffix(".part")
         save_file(unlearned.model.state_dict(), part)

@@ -334,11 +334,43 @@ def test_an_interrupted_run_is_continued_by_the_same_command(tmp_path, monkeypat
     assert state.exists()
     result = run("unlearn", f"{PROJECT}:sets", *options)
     assert result.exit_code in DONE
-    assert json.loads(result.stdout)["settings"]["checkpoints"]["continued_after_steps"] == [29]
+    assert json.loads(result.stdout)["continued_after_steps"] == [29]
     assert not state.exists()
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("e", "r")]
     assert weights[0] == weights[1]
     assert expected["settings"]["steps_done"] == json.loads(result.stdout)["settings"]["steps_done"]
+
+
+def test_a_run_that_was_continued_says_so(tmp_path, monkeypatch):
+    options = ("unlearn", f"{PROJECT}:sets", "--checkpoint", tmp_path / "state", "--checkpoint-every", 0)
+
+    def interrupted(problem, plain=Problem.step_done):
+        plain(problem)
+        if problem.steps == 30:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Problem, "step_done", interrupted)
+        run(*options, "--output", tmp_path / "r")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    planned = run(*options, "--output", tmp_path / "r", "--plan")
+    assert "checkpoint a run of this request at step 29 of at most 160 in" in planned.stdout
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    result = run(*options, "--output", tmp_path / "r")
+    assert "continued after it was cut off, from its checkpoint after step 29\n" in result.stdout
+
+
+def test_a_plan_takes_back_nothing_of_a_result(tmp_path, monkeypatch):
+    options = ("unlearn", f"{PROJECT}:sets", "--checkpoint", tmp_path / "state", "--output", tmp_path / "r")
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "clear", lambda folder, **options: None)
+        run(*options)
+    before = sorted(tmp_path.rglob("*"))
+    planned = json.loads(run(*options, "--plan", "--json").stdout)["checkpoint"]
+    assert (planned["state"], planned["folder"]) == ("finished", str(tmp_path / "state"))
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "r" / "model.safetensors").write_text("another")
+    assert run(*options, "--plan").exit_code == REFUSED
 
 
 def test_no_folder_is_no_checkpoint_folder(tmp_path):

@@ -13,11 +13,22 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset, WeightedRandomSampler
 
-from nabla_tau import InvalidRequest, UnlearningWarning, checkpoint, continuing, losses, methods, unlearn, unlearning
+from nabla_tau import (
+    InvalidRequest,
+    UnlearningWarning,
+    checkpoint,
+    collapse,
+    compatibility,
+    continuing,
+    losses,
+    methods,
+    unlearn,
+    unlearning,
+)
 from nabla_tau.checkpoint import NotSaved
-from nabla_tau.continuing import UtilityCollapse, look, most_allowed
+from nabla_tau.collapse import UtilityCollapse, look, most_allowed
 from nabla_tau.facts import facts_of
 from nabla_tau.problem import NonFiniteLoss
 from nabla_tau.state import copy_into
@@ -74,7 +85,9 @@ def assert_same(found, expected):
     told, before = ([{**vars(epoch), "seconds": 0} for epoch in result.epochs] for result in (found, expected))
     assert told == before
     assert {name: value for name, value in found.settings.items() if name != "checkpoints"} == expected.settings
-    assert len(found.settings["checkpoints"]["continued_after_steps"]) >= 3
+    assert len(found.continued_after_steps) >= 3
+    assert found.record()["continued_after_steps"] == found.settings["checkpoints"]["continued_after_steps"]
+    assert expected.record()["continued_after_steps"] == []
 
 
 @pytest.mark.parametrize("name", CONTINUED)
@@ -212,6 +225,130 @@ def test_with_workers(tmp_path):
     assert same_bits(unlearn(**make(), checkpoint=tmp_path), expected)
 
 
+class RowByRow(IterableDataset):
+    """The rows of a dataset, of which none can be asked for."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        return map(self.rows.__getitem__, range(len(self.rows)))
+
+
+class ShuffledStream(RowByRow):
+    """An order of its own in every pass, from the global state, drawn while it is read."""
+
+    def __iter__(self):
+        left = list(range(len(self.rows)))
+        while left:
+            yield self.rows[left.pop(random.randrange(len(left)))]
+
+
+class Sampled(RowByRow):
+    """Most of the rows, others and another number of them in every pass."""
+
+    def __iter__(self):
+        return (row for row in super().__iter__() if np.random.rand() < 0.8)
+
+
+def a_stream(rows):
+    return RowByRow(rows)
+
+
+def a_loader(rows):
+    return DataLoader(RowByRow(rows), batch_size=7)
+
+
+def a_loader_with_a_generator_and_a_worker(rows):
+    return DataLoader(RowByRow(rows), batch_size=7, num_workers=1, generator=torch.Generator().manual_seed(5))
+
+
+def a_loader_of_a_shuffled_stream(rows):
+    return DataLoader(ShuffledStream(rows), batch_size=7)
+
+
+@pytest.mark.parametrize(
+    ("stream", "method"),
+    [
+        (a_stream, "neggrad_plus"),
+        (ShuffledStream, "nabla_tau_published"),
+        (Sampled, "nabla_tau"),  # whose trials give passes up
+        (Sampled, "neggrad_plus"),
+        (a_loader, "nabla_tau_published"),
+        (a_loader_of_a_shuffled_stream, "nabla_tau"),
+        (a_loader_of_a_shuffled_stream, "neggrad_plus"),
+    ],
+)
+def test_with_a_stream(stream, method, tmp_path, monkeypatch):
+    monkeypatch.setattr(unlearning, "most_allowed", lambda *losses: math.inf)
+    rows = {"forget": clusters(15, 1), "retain": clusters(36, 2), "validation": clusters(20, 3)}
+
+    def make():
+        sets = {**rows, "retain": stream(Noisy(rows["retain"]))}
+        return {
+            "model": dropout_network(), **sets, "method": methods.METHODS[method], "device": "cpu", "batch_size": 7
+        }  # fmt: skip
+
+    expected, first, last = uninterrupted(make)
+    found = continued(make, tmp_path, [first + 2, first + 5, (first + last) // 2, last - 2])
+    assert_same(found, expected)
+    assert found.warnings == expected.warnings  # of passes of another length too, which are not read again
+
+
+def streamed(stream, **more):
+    sets = {"forget": clusters(15, 1), "retain": stream(TensorDataset(*clusters(36, 2))), "validation": clusters(20, 3)}
+    return {"model": dropout_network(), **sets, "device": "cpu", "batch_size": 7, **more}
+
+
+def test_passes_that_are_repeated_are_not_read(tmp_path):
+    read = []
+
+    class Counted(RowByRow):
+        def __iter__(self):
+            for row in super().__iter__():
+                read.append(row)
+                yield row
+
+    make = lambda: streamed(Counted, method=methods.finetune)  # noqa: E731
+    expected = unlearn(**make())
+    whole = len(read)
+    cut_off(make, tmp_path, [20])  # of six a pass
+    assert whole > 7 * 36
+    read.clear()
+    assert same_bits(unlearn(**make(), checkpoint=tmp_path), expected)
+    assert len(read) < whole - 3 * 36 + 3 * 8
+
+
+def test_a_stream_with_a_worker(tmp_path):
+    make = lambda: streamed(a_loader_with_a_generator_and_a_worker, method=methods.neggrad_plus)  # noqa: E731
+    expected, _, last = uninterrupted(make)
+    cut_off(make, tmp_path, [last // 2])
+    assert same_bits(unlearn(**make(), checkpoint=tmp_path), expected)
+
+
+class Counting(RowByRow):
+    """Counts its passes, and gives other rows in later ones: where it is read anew, the count begins anew."""
+
+    passes = 0
+
+    def __iter__(self):
+        type(self).passes += 1
+        later = type(self).passes > 8
+        return (row if place < 30 or not later else self.rows[0] for place, row in enumerate(super().__iter__()))
+
+
+def test_a_stream_that_gives_something_else_than_before_is_refused(tmp_path, monkeypatch):
+    make = lambda: streamed(Counting, method=methods.finetune)  # noqa: E731
+    cut_off(make, tmp_path, [20])
+    before = names(tmp_path)
+    monkeypatch.setattr(Counting, "passes", 0)
+    with pytest.raises(InvalidRequest, match=r"a stream that gives the samples of a pass again .* got others"):
+        unlearn(**make(), checkpoint=tmp_path)
+    assert names(tmp_path) == before
+    with pytest.raises(InvalidRequest, match=r"retain set, as of .* got another"):
+        unlearn(**streamed(lambda rows: RowByRow(list(rows)[::-1]), method=methods.finetune), checkpoint=tmp_path)
+
+
 def stop_after(step):
     def on_step(done, total):
         if done == step:
@@ -260,8 +397,19 @@ def of_tensors(columns, **settings):
         (lambda columns: of_tensors(columns, sampler=DrawnWhileRead(36)), "global random state does not determine"),
         (lambda columns: of_tensors(columns, num_workers=1, persistent_workers=True), "persistent workers"),
         (lambda columns: of_tensors(columns, num_workers=1, in_order=False), "batches come in any order"),
+        (lambda columns: RowByRow(OwnNoise(columns)), "rows that differ"),
+        (lambda columns: DataLoader(RowByRow(OwnNoise(columns)), batch_size=7), "rows that differ"),
     ],
-    ids=["rows", "rows of a loader", "order", "order drawn while read", "persistent workers", "any order"],
+    ids=[
+        "rows",
+        "rows of a loader",
+        "order",
+        "order drawn while read",
+        "persistent workers",
+        "any order",
+        "stream",
+        "loader of a stream",
+    ],
 )
 def test_a_set_that_cannot_be_read_again_is_refused(retain, reason, tmp_path):
     sets = {"forget": clusters(15, 1), "retain": retain(clusters(36, 2)), "validation": clusters(20, 3)}
@@ -409,6 +557,18 @@ def test_a_checkpoint_of_another_request_is_refused(wanted, folder, kept):
     with pytest.raises(InvalidRequest, match=f"checkpoint: expected {wanted}.*or name another folder to begin anew"):
         unlearn(**kept[1](**changes), checkpoint=folder)
     assert names(folder) == before
+
+
+def test_a_checkpoint_of_other_code_is_refused(folder, kept, monkeypatch):
+    monkeypatch.setattr(compatibility, "code_of", lambda method: "other")
+    with pytest.raises(
+        InvalidRequest, match=r"1 problem .*\n.*the code of nabla_tau that began the run .* got another"
+    ):
+        unlearn(**kept[1](), checkpoint=folder)
+    with pytest.raises(InvalidRequest, match=r"2 problems .*\n.*the code of nabla_tau .*\n.*expected seed 0"):
+        unlearn(**kept[1](seed=1), checkpoint=folder)
+    with pytest.raises(InvalidRequest, match=r"1 problem .*\n.*expected method nabla_tau_published"):
+        unlearn(**kept[1](method=methods.nabla_tau), checkpoint=folder)
 
 
 def test_other_threads_are_refused(folder, kept):
@@ -605,6 +765,6 @@ def test_utility_that_collapses_stops_with_the_last_good_state(kept, tmp_path):
 
 def test_utility_that_comes_back_does_not_stop_the_run(kept, tmp_path, monkeypatch):
     looks = iter([0.0, 1e9, 1e9] + 200 * [0.0])
-    monkeypatch.setattr(continuing, "look", lambda problem: next(looks))
-    monkeypatch.setattr(continuing, "PATIENCE", 0.2)  # of a dozen steps
+    monkeypatch.setattr(collapse, "look", lambda problem: next(looks))
+    monkeypatch.setattr(collapse, "PATIENCE", 0.2)  # of a dozen steps
     assert same_bits(unlearn(**kept[1](), checkpoint=tmp_path, checkpoint_every=0), kept[2])

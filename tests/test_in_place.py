@@ -1,5 +1,7 @@
 """The original itself is changed: same result, no copy, and whatever fails, it is as it was."""
 
+import copy
+import os
 import tempfile
 from collections import namedtuple
 
@@ -122,10 +124,52 @@ def test_a_full_disk_is_refused_before_anything_changes(request_, tmp_path, monk
     usage = namedtuple("usage", "free")
     before = state(request_["model"])
     monkeypatch.setattr(original.shutil, "disk_usage", lambda folder: usage(100))
-    with pytest.raises(InvalidRequest, match=r"in_place: expected .* of room .*, got 100.0 B: set TMPDIR"):
+    with pytest.raises(InvalidRequest, match=r"in_place: expected .* of room .*, got 100.0 B: free .* TMPDIR"):
         unlearn(**request_, in_place=True)
     assert same(before, state(request_["model"]))
     assert list(tmp_path.glob("nabla-tau-*")) == []
+
+
+def interrupted_at(step):
+    def on_step(done, total):
+        if done == step:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+@pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")
+def test_with_a_checkpoint_it_goes_on_and_the_model_itself_is_the_result(request_, tmp_path, monkeypatch):
+    def make():
+        return {**request_, "model": copy.deepcopy(request_["model"])}
+
+    folder, seen = tmp_path / "kept", []
+    wanted, before = unlearn(**make()), state(request_["model"])
+    for step in (30, 60, 90):  # trials of the learning rate have 20
+        arguments = make()
+        request = Request(
+            **arguments, in_place=True, checkpoint=folder, checkpoint_every=0, on_step=interrupted_at(step)
+        )
+        with monkeypatch.context() as patched:
+            patched.setattr(original.shutil, "rmtree", lambda *more, **options: None)  # killed, it would leave them
+            with pytest.raises(KeyboardInterrupt):
+                request.run()
+        seen.append(sorted(path.name for path in folder.iterdir() if path.name.startswith("original-")))
+        assert same(before, state(arguments["model"]))
+    assert len(seen[0]) == 1
+    assert seen == [seen[0]] * 3
+    assert not list(tmp_path.glob("nabla-tau-*"))
+    saved = original.load_file(folder / seen[0][0] / "0.safetensors")["values"]
+    assert torch.equal(saved, before["1.weight"])
+    for _ in range(2):  # the second is given the result of the first
+        model = make()["model"]
+        found = unlearn(**{**make(), "model": model}, in_place=True, checkpoint=folder)
+        assert found.model is model
+        assert found.continued_after_steps == [29, 59, 89]
+        counted = model[2].calls
+        assert all(torch.equal(wanted.model.state_dict()[name], value) for name, value in model.state_dict().items())
+        assert counted > 0
+        assert os.listdir(folder) == ["finished"]
 
 
 @pytest.mark.parametrize("method", [methods.scrub, methods.amnesiac])

@@ -12,12 +12,15 @@ import torch
 from killing import LIMIT, Run, killed, names, result_of, start
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_random_moments(processes, tmp_path):
-    run = Run(processes=processes, rows=400)
+@pytest.mark.parametrize(
+    "run",
+    [Run(rows=400), Run(rows=400, processes=2), Run(rows=400, method="finetune", in_place=True, streamed=True)],
+    ids=["one process", "two processes", "in place with a stream"],
+)
+def test_killed_at_random_moments(run, tmp_path):
     expected = result_of(run, None, tmp_path / "expected.safetensors")
     folder, result = tmp_path / "kept", tmp_path / "result.safetensors"
-    kills, chance = [], random.Random(processes)
+    kills, chance = [], random.Random(run.processes)
     while not result.exists() and (len(kills) < 5 or not any(one.half_written for one in kills)):
         kills += killed(run, folder, result, chance, 1)
     found = result_of(run, folder, result)

@@ -7,9 +7,9 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from nabla_tau import InvalidRequest, methods, unlearn, unlearning
+from nabla_tau import InvalidRequest, checkpoint, methods, unlearn, unlearning
 from nabla_tau.engine import Engine, start_engine
-from nabla_tau.problem import NonFiniteLoss
+from nabla_tau.problem import NonFiniteLoss, Problem
 from nabla_tau.unlearning import Request
 
 pytestmark = pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")
@@ -141,3 +141,43 @@ def test_what_the_launcher_asked_for_is_taken(task, monkeypatch):
             assert problem.scaler is None
     finally:
         AcceleratorState._reset_state()
+
+
+class Killed(Exception):  # noqa: N818
+    pass
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 5])
+@pytest.mark.parametrize("method", [methods.nabla_tau, methods.nabla_tau_published])
+def test_a_run_in_fp16_is_continued_to_the_same_bits(task, monkeypatch, tmp_path, method, micro_batch_size):
+    """The scale begins too high, and is raised again and again: most checkpoints have steps behind them that failed."""
+    half(monkeypatch)
+    scale = {"init_scale": 2.0**30, "growth_interval": 3, "growth_factor": 16.0}
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device: torch.amp.grad_scaler.GradScaler(device, **scale))
+    settings = arguments(task, method=method, batch_size=16, micro_batch_size=micro_batch_size)
+    attempts, make_step = [], Problem._make_step
+    monkeypatch.setattr(
+        Problem, "_make_step", lambda self, optimizer: attempts.append(make_step(self, optimizer)) or attempts[-1]
+    )
+    expected = unlearn(**settings)
+    assert attempts.count(False) > 5
+    steps = len(attempts) - attempts.count(False)
+    for call in (steps // 3, steps // 2, steps - 3):
+        left = iter(range(call))
+
+        def on_step(done, total, left=left):
+            if next(left, None) is None:
+                raise Killed
+
+        with pytest.raises(Killed):
+            Request(**settings, checkpoint=tmp_path, checkpoint_every=0, on_step=on_step).run()
+    kept = checkpoint.newest(tmp_path)[0].facts["scaler"]
+    assert kept["_growth_tracker"] in (0, 1, 2)
+    found = unlearn(**settings, checkpoint=tmp_path)
+    assert len(found.continued_after_steps) >= 2
+    for one, two in zip(found.model.parameters(), expected.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    assert [epoch.forget_loss for epoch in found.epochs] == [epoch.forget_loss for epoch in expected.epochs]
+    monkeypatch.setattr(unlearning, "start_engine", start_engine)
+    with pytest.raises(InvalidRequest, match="expected mixed precision fp16"):
+        unlearn(**settings, checkpoint=tmp_path)

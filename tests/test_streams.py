@@ -1,5 +1,8 @@
 """A retain set that can only be read from its first sample on, and one that lies on disk."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from nabla_tau import InvalidRequest, audit, checks, losses, methods, unlearn
 from nabla_tau.planning import plan
 from nabla_tau.sets import open_set
+from nabla_tau.stream_log import StreamLog
 from nabla_tau.streams import BUFFERED, Stream, shuffled_within
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit, require
@@ -166,6 +170,63 @@ def test_hugging_face_datasets_from_disk(request_, tmp_path, streamed):
     assert found.settings["retain_fingerprint"] == wanted.settings["retain_fingerprint"]
     if not streamed:
         assert torch.equal(found.model.head.weight, wanted.model.head.weight)
+
+
+class Growing(IterableDataset):
+    """One row less, or more, from the pass of that number on."""
+
+    def __init__(self, rows, change, since):
+        self.rows, self.change, self.since, self.passes = rows, change, since, 0
+
+    def __iter__(self):
+        self.passes += 1
+        size = len(self.rows[1]) + (self.change if self.passes >= self.since else 0)
+        for place in range(size):
+            yield tuple(column[place % len(column)] for column in self.rows)
+
+
+@pytest.mark.parametrize("change", [-1, 16])
+@pytest.mark.parametrize("of_a_loader", [False, True])
+def test_a_pass_of_another_length_is_warned_about_once(request_, change, of_a_loader):
+    rows = tuple(column[:48] for column in request_["retain"])
+    found = [
+        unlearn(**{**request_, "retain": DataLoader(stream, batch_size=16) if of_a_loader else stream}).warnings
+        for stream in (Growing(rows, change, since=8), Growing(rows, 0, since=8))
+    ]
+    told, untold = ([text for text in warnings if "its check counted" in text] for warnings in found)
+    assert len(told) == 1
+    assert f"retain: its check counted 48 rows, a later pass gave {48 + change}" in told[0]
+    assert untold == []
+
+
+class NoisyStream(worker.Stream):
+    """Noise of every global state in its rows."""
+
+    def __iter__(self):
+        for x, y in super().__iter__():
+            yield x + torch.randn(()) + random.gauss(0, 1) + np.random.randn(), y
+
+
+@pytest.mark.parametrize("of_a_loader", [False, True])
+def test_a_pass_depends_on_its_seed_alone(request_, of_a_loader):
+    """Whatever else draws meanwhile; so all processes read the same."""
+    rows = NoisyStream(tuple(column[:48] for column in request_["retain"]))
+    source = open_set(DataLoader(rows, batch_size=16) if of_a_loader else rows, 16)
+    for make in (source.ordered, lambda: source.one_pass(torch.Generator().manual_seed(3))):
+        passes = []
+        for draws in (0, 5):
+            before = torch.get_rng_state()
+            passes.append([(float(x.double().sum()), torch.rand(draws)) for x, _ in make()])
+            torch.set_rng_state(before)
+        assert [one for one, _ in passes[0]] == [one for one, _ in passes[1]]
+
+
+def test_a_pass_that_was_cut_off_and_is_not_read_again_yet_is_still_known():
+    log = StreamLog({3: b"digest"}, kept=True)
+    assert log.read() == {3: b"digest"}
+    assert log.length(3, (5, 40)) is None
+    log.end(3, (2, 16), (5, 40), whole=False)
+    assert (log.read(), log.length(3, (5, 40))) == ({}, (5, 40))
 
 
 def test_an_empty_stream_is_refused(request_):

@@ -26,6 +26,7 @@ _RESULT = "|".join(map(re.escape, (RECORD, ADAPTER, CONFIGURATION)))
 _FILES = re.compile(rf"(model|optimizer|journal|process-\d{{1,6}})\.safetensors|{_RESULT}")
 _STEP = re.compile(r"step-\d{10}")
 _HIDDEN = re.compile(r"\.(new|old)-\w+")
+_ORIGINAL = re.compile(r"original-[0-9a-f]{12}-\d+")
 
 
 class NotSaved(OSError):  # noqa: N818  (it says what is the case)
@@ -143,6 +144,21 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
+def place_of_original(folder: Path, fingerprint: str, rank: int) -> Path:
+    """Where a process keeps the weights of a model that is changed in place, for as long as its run lasts.
+
+    Args:
+        folder: of all checkpoints of the run.
+        fingerprint: of the model.
+        rank: of the process.
+
+    Example:
+        >>> str(place_of_original(Path("runs/17"), 64 * "a", 0))
+        'runs/17/original-aaaaaaaaaaaa-0'
+    """
+    return folder / f"original-{fingerprint[:12]}-{rank}"
+
+
 def forget_older(folder: Path) -> None:
     """Keep the last two; where a finished one is, nothing but that.
 
@@ -198,6 +214,9 @@ def clear(folder: Path, *, leftovers_only: bool = False) -> None:
             shutil.rmtree(path, ignore_errors=True)
     if leftovers_only:
         return
+    for path in folder.iterdir():
+        if _ORIGINAL.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
     for path in _all(folder):
         _discard(path)
     if not any(folder.iterdir()):
@@ -223,11 +242,22 @@ def remove_saved_before(output: Path, folder: Path) -> None:
         ...     os.listdir(output)
         []
     """
-    for weights in (WEIGHTS, ADAPTER):
-        kept, saved = folder / FINISHED / weights, output / weights
-        if kept.is_file() and saved.is_file() and sha256(kept) == sha256(saved):
-            for name in (RECORD, CONFIGURATION, weights):  # the record first: without it nothing counts as saved
-                (output / name).unlink(missing_ok=True)
+    for weights in saved_before(output, folder):
+        for name in (RECORD, CONFIGURATION, weights):  # the record first: without it nothing counts as saved
+            (output / name).unlink(missing_ok=True)
+
+
+def saved_before(output: Path, folder: Path) -> list[str]:
+    """Which weights of a result, if any, are those of the finished run that a folder of checkpoints holds.
+
+    Example:
+        >>> saved_before(Path("runs/request-17"), Path("runs/request-17.state"))
+        []
+    """
+    places = ((name, folder / FINISHED / name, output / name) for name in (WEIGHTS, ADAPTER))
+    return [
+        name for name, kept, saved in places if kept.is_file() and saved.is_file() and sha256(kept) == sha256(saved)
+    ]
 
 
 def _all(folder: Path) -> list[Path]:

@@ -151,7 +151,13 @@ def unlearn(
         float | None,
         typer.Option(help="Seconds between two checkpoints (default: so many that saving takes 2 % of the time)."),
     ] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what would happen, change nothing, and stop.")] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Say what would happen, with what the folder of --checkpoint holds, change nothing, and stop.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Take samples out of a trained model: your function names the model and the sets."""
@@ -166,7 +172,7 @@ def unlearn(
         from nabla_tau.terminal import progress_bar, unlearned_view
         from nabla_tau.unlearning import Request
 
-        require_output(output, checkpoint)
+        require_output(output, checkpoint, plan)
         sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
         options: dict[str, Any] = {"seed": seed, **sizes, "device": device, "in_place": in_place or None}
         options.update(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
@@ -377,12 +383,14 @@ def salt_of(path: Path | None, run: Path) -> Iterator[bytes | None]:
         raise
 
 
-def require_output(output: Path | None, checkpoint: Path | None) -> None:
+def require_output(output: Path | None, checkpoint: Path | None, plan: bool) -> None:
     """Make sure that a result can be saved, if it is to be; what this very run had saved by half goes."""
-    from nabla_tau.checkpoint import remove_saved_before
+    from nabla_tau.checkpoint import remove_saved_before, saved_before
     from nabla_tau.storage import require_free
 
-    if output is not None and checkpoint is not None:
+    if output is not None and checkpoint is not None and saved_before(output, checkpoint):
+        if plan:
+            return
         remove_saved_before(output, checkpoint)
     if output is not None:
         require_free(output)

@@ -14,12 +14,15 @@ from nabla_tau.checkpoint import KEPT, Checkpoint, newest
 from nabla_tau.errors import InvalidRequest
 from nabla_tau.facts import Range, continuing_problems
 from nabla_tau.memory import describe
+from nabla_tau.own_code import code_of
 from nabla_tau.problem import Method, Problem
 from nabla_tau.storage import require_writable
 
 MICRO_BATCH_SIZE = "micro-batch size"
 FINGERPRINTS = ("model", "forget set", "retain set", "validation set")
 """What of an identity says nothing to a reader."""
+
+CODE = "code"
 
 FOLLOWS = ("loss of the original", "batches of ")
 """What differs where something else does, and is no news beside it."""
@@ -63,6 +66,7 @@ def identity(problem: Problem, method: Method, losses: Mapping[str, float]) -> d
         **{name: settings[name] for name in ("method", "loss", "seed", "processes", "threads")},
         MICRO_BATCH_SIZE: settings["micro_batch_size"],
         "mixed precision": settings["mixed_precision"],
+        CODE: code_of(method),
         "device": problem.engine.device.type,
         "processor": torch.cuda.get_device_name() if on_gpu else torch.backends.cpu.get_cpu_capability(),
     }
@@ -88,7 +92,7 @@ def find(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> list[str]:
-    """In what a checkpoint is another request's than the one at hand, a sentence each.
+    """In what a checkpoint is another request's than the one at hand, a sentence each; other code, if nothing else.
 
     Example:
         >>> differences({"threads": 1, "seed": 0}, {"threads": 2, "seed": 0}, Path("runs/17"))
@@ -98,11 +102,19 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Pat
     causes = [name for name in names if not any(part in name for part in FOLLOWS)]
     if set(causes) >= {"forget set"} and {"retain set", "validation set"} & set(causes):
         causes.remove("forget set")  # its key is the content of the others
+    if any(name == "method" or name.startswith("version of ") for name in causes):
+        causes = [name for name in causes if name != CODE]  # which is no news then
     told = []
     for name in causes or names:
         was, got = str(found.get(name)), str(wanted.get(name))
         if name in FINGERPRINTS:
             was, got = "", "another"
+        if name == CODE:
+            told.append(
+                f"checkpoint: expected the code of nabla_tau that began the run kept in {folder}, got another under "
+                "the same version: go back to it, or name another folder to begin anew."
+            )
+            continue
         told.append(
             f"checkpoint: expected {f'{name} {was}'.strip()}, as of the run kept in {folder}, got {got}: make the same "
             "call, or name another folder to begin anew."
@@ -153,7 +165,8 @@ def require_room(folder: Path, size: int) -> None:
         1. checkpoint: expected room for three checkpoints of 1048576.0 TiB in runs/that-never-was, got ...
     """
     place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    kept = (file for place in ("step-*", "finished") for file in folder.glob(f"{place}/*"))
+    held = sum(file.stat().st_size for file in kept)
     free = shutil.disk_usage(place).free + held
     if free < (KEPT + 1) * size:
         raise InvalidRequest(
@@ -188,6 +201,9 @@ def kept_micro_batch_size(folder: Path, share: int) -> int | None:
 
 
 def _kept_request(folder: Path) -> dict[str, Any]:
-    found, _ = find(folder)
+    try:
+        found, _ = find(folder)
+    except InvalidRequest:  # which is told when the run is to be taken up
+        return {}
     request = None if found is None else found.facts.get("request")
     return request if isinstance(request, dict) else {}

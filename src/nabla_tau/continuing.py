@@ -6,61 +6,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nabla_tau.checkpoint import FINISHED, Checkpoint, NotSaved, clear, forget_later, forget_older, write
+from nabla_tau.collapse import UtilityCollapse, Watch
 from nabla_tau.compatibility import differences, find, require_room
 from nabla_tau.errors import InvalidRequest
-from nabla_tau.journal import Journal, States
-from nabla_tau.problem import Epoch, Method, NonFiniteLoss, Problem, finite
-from nabla_tau.sets import generators_of
-from nabla_tau.state import (
-    copy_into,
-    load_optimizer_state,
-    load_process_state,
-    optimizer_state,
-    process_state,
-    trainable,
-    writer,
-)
-from nabla_tau.storage import Unlearned, load
+from nabla_tau.journal import Journal
+from nabla_tau.problem import Epoch, Method, NonFiniteLoss, Problem
+from nabla_tau.snapshot import journal_of, put_back, taken
+from nabla_tau.storage import Unlearned, load, load_into
 from nabla_tau.timetable import Timetable
-
-MODEL, OPTIMIZER, JOURNAL = "model.safetensors", "optimizer.safetensors", "journal.safetensors"
-
-LOOK = 5
-"""Batches of the retain set that utility is judged by, before each save."""
-
-PATIENCE = 0.1
-"""Share of all steps in which utility that has collapsed may come back."""
-
-
-class UtilityCollapse(ArithmeticError):  # noqa: N818  (it says what is the case)
-    """What is to be kept costs far more than data that the model never saw; the model passed in is untouched.
-
-    Example:
-        >>> raise UtilityCollapse("Expected a retain set that costs at most 4, got 7.")
-        Traceback (most recent call last):
-        nabla_tau.continuing.UtilityCollapse: Expected a retain set that costs at most 4, got 7.
-    """
-
-
-def most_allowed(retain_loss: float, unseen_loss: float) -> float:
-    """The loss on the retain set from which on utility has collapsed: twice the price of unseen data.
-
-        max(L_r, L_v) + max(|L_r|, |L_v|)    of the original
-
-    Example:
-        >>> most_allowed(retain_loss=0.1, unseen_loss=2.0)
-        4.0
-    """
-    return max(retain_loss, unseen_loss) + max(abs(retain_loss), abs(unseen_loss))
 
 
 def passes(problem: Problem, method: Method, last_good: Callable[[], str] = lambda: "") -> Iterator[Epoch]:
@@ -79,6 +39,7 @@ def passes(problem: Problem, method: Method, last_good: Callable[[], str] = lamb
         >>> def broken(problem):
         ...     yield Epoch()
         ...     finite(math.nan, "a forget batch")
+        >>> from nabla_tau.problem import finite
         >>> from nabla_tau.unlearning import Request
         >>> x, y = torch.eye(6), torch.arange(6) % 2
         >>> request = Request(nn.Linear(6, 2), (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:]), device="cpu")
@@ -137,14 +98,12 @@ class Keeper:
         every: float | None = None,
         most_allowed: float = math.inf,
     ) -> None:
-        self.problem, self.folder, self.identity, self.most_allowed = problem, folder, dict(identity), most_allowed
-        self.generators = [g for data in problem.sets.values() for g in generators_of(data)]
-        self.state_file = f"process-{problem.engine.share[0]}.safetensors"
+        self.problem, self.folder, self.identity = problem, folder, dict(identity)
+        self.watch = Watch(problem, most_allowed)
         self.timetable = Timetable(problem.engine, every, problem.settings.get("state_bytes", 0))
         self.epochs: list[Epoch] = []
         self.remarks: list[str] = []
         self.started = self.pass_started = 0.0
-        self.lost_since: tuple[int, int] | None = None
         self.kept: dict[str, Any] = {"saved": 0, "seconds": 0.0, "continued_after_steps": []}
         self.saved = self._found()
         facts = {} if self.saved is None else self.saved.facts
@@ -162,13 +121,14 @@ class Keeper:
         """Whether the run that the folder keeps came to its end."""
         return self.saved is not None and self.saved.is_finished
 
-    def result(self, model: nn.Module) -> Unlearned:
+    def result(self, model: nn.Module, *, in_place: bool = False) -> Unlearned:
         """What the finished run ended at.
 
         Args:
-            model: of the same architecture; not touched.
+            model: of the same architecture; not touched, unless `in_place`.
+            in_place: whether the model itself is to be what the run ended at.
         """
-        return load(self.folder / FINISHED, model)
+        return (load_into if in_place else load)(self.folder / FINISHED, model)
 
     def run(self, method: Method) -> list[Epoch]:
         """Run a method from where it was cut off, or from its beginning.
@@ -179,7 +139,7 @@ class Keeper:
             NotSaved: if a checkpoint could not be written.
         """
         problem = self.problem
-        problem.journal = self._journal()
+        problem.journal = journal_of(self.saved, problem)
         problem.after_step, problem.resume = self._after_step, self._restore
         self.started = self.pass_started = time.perf_counter()
         self.timetable.restart()
@@ -250,32 +210,19 @@ class Keeper:
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         problem, started = self.problem, time.perf_counter()
-        values, sizes = problem.journal.rows()
-        if not self._is_good(values):
+        if not self.watch.is_good(problem.journal.rows()[0], epoch=len(self.epochs) + 1):
             self.timetable.saved(problem.engine.from_main(time.perf_counter() - started))
             return
-        starts = {
-            f"pass {number} {place}": state
-            for number, states in problem.journal.starts.items()
-            for place, state in enumerate(states)
-        }
-        own = process_state(problem.model, self.generators)
-        states = problem.engine.gather(safetensors.torch.save({**own, **starts}))
-        tensors, plain = optimizer_state(optimizer)
-        files = {
-            MODEL: writer(trainable(problem.model)),
-            OPTIMIZER: writer(tensors),
-            JOURNAL: writer({"values": values, "sizes": sizes}),
-            **{f"process-{rank}.safetensors": _bytes_writer(state) for rank, state in enumerate(states)},
-        }
+        files, state = taken(problem, optimizer)
         self.kept["saved"] += 1
         facts = {
             "request": self.identity,
+            "total_steps": problem.total_steps,
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "seconds": started - self.started + self.seconds_before,
             "pass_seconds": started - self.pass_started + self._seconds_of_pass_before(),
-            "optimizer": plain,
             "kept": self.kept,
+            **state,
         }
         self._by_main(lambda: write(self.folder, f"step-{problem.steps:010}", files, facts))
         self.last_step = problem.steps
@@ -298,73 +245,12 @@ class Keeper:
                 f"folder, and make the same call again{self._last_good()}; the model passed in is unchanged."
             )
 
-    def _is_good(self, values: Tensor) -> bool:
-        """Whether the state may take the place of one before it.
-
-        Raises:
-            NonFiniteLoss: if a loss or a weight is not finite.
-            UtilityCollapse: if what was to be kept has not come back.
-        """
-        problem = self.problem
-        finite(float(values.sum()), "a batch since the last checkpoint")
-        for name, parameter in problem.model.named_parameters():
-            if not bool(parameter.isfinite().all()):
-                finite(math.nan, f"what comes next, as {name} is no longer finite")
-        found = finite(look(problem), "the first batches of the retain set")
-        if found <= self.most_allowed:
-            self.lost_since = None
-            return True
-        epoch, step = self.lost_since = self.lost_since or (len(self.epochs) + 1, problem.steps)
-        if problem.steps - step > PATIENCE * problem.total_steps:
-            raise UtilityCollapse(
-                f"Expected a retain set that costs at most {self.most_allowed:.4g}, twice what unseen data cost the "
-                f"original, got {found:.4g} over its first batches, and more than that since epoch {epoch}: the model "
-                "passed in is unchanged; take another method, other settings or larger batches."
-            )
-        return False
-
-    def _journal(self) -> Journal:
-        if self.saved is None:
-            return Journal(kept=True)
-        told, own = self.saved.tensors(JOURNAL), self.saved.tensors(self.state_file)
-        starts: dict[int, States] = {}
-        for name in sorted(name for name in own if name.startswith("pass ")):
-            starts.setdefault(int(name.split()[1]), []).append(own[name])
-        return Journal(told["values"].tolist(), told["sizes"].tolist(), starts, kept=True)
-
     def _restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Put everything where it was when the checkpoint was saved."""
         assert self.saved is not None
-        copy_into(trainable(self.problem.model), self.saved.tensors(MODEL))
-        load_optimizer_state(optimizer, self.saved.tensors(OPTIMIZER), self.saved.facts["optimizer"])
-        optimizer.zero_grad(set_to_none=True)
-        load_process_state(self.problem.model, self.generators, self.saved.tensors(self.state_file))
+        put_back(self.saved, self.problem, optimizer)
         self.started = self.pass_started = time.perf_counter()
         self.timetable.restart()
-
-
-def look(problem: Problem) -> float:
-    """Mean loss of the current model over the first batches of the retain set; nothing moves by it.
-
-    Example:
-        >>> from nabla_tau.unlearning import Request
-        >>> x, y = torch.arange(6.0)[:, None], torch.full((6,), 0.5)  # f(x) = x, so errors are x − ½
-        >>> model = nn.Linear(1, 1, bias=False)
-        >>> _ = model.weight.data.fill_(1)
-        >>> with Request(model, (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:]), device="cpu").prepared() as problem:
-        ...     look(problem)
-        4.25
-    """
-    with problem.measuring(), torch.no_grad():
-        losses = [problem.batch_loss(batch) for batch in islice(problem.in_order(problem.retain), LOOK)]
-    return sum(float(loss.value) * loss.size for loss in losses) / max(sum(loss.size for loss in losses), 1)
-
-
-def _bytes_writer(content: bytes) -> Callable[[Path], None]:
-    def fill(path: Path) -> None:
-        path.write_bytes(content)
-
-    return fill
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from nabla_tau.stream_log import StreamLog
+
 SET, STEP = -2, -1  # what a row is, in place of the size of a batch: a mean over a set, a step
 
 AT_ONCE = 512
@@ -28,6 +30,7 @@ class Journal:
         values: means to be told again.
         sizes: samples of a batch, `SET` or `STEP`, in the order to be repeated; a step has no value.
         starts: number of a pass under way through a `DataLoader` -> states of the loader's generators as it began.
+        streams: what passes through streams gave.
         kept: whether what is told from here on is written down.
 
     Attributes:
@@ -51,10 +54,12 @@ class Journal:
         values: Sequence[float] = (),
         sizes: Sequence[int] = (),
         starts: dict[int, States] | None = None,
+        streams: StreamLog | None = None,
         *,
         kept: bool = False,
     ) -> None:
         self.values, self.sizes, self.kept = array("d", values), array("q", sizes), kept
+        self.streams = streams or StreamLog(kept=kept)
         self.starts: dict[int, States] = dict(starts or {})
         self._fresh: list[Tensor | float] = []
         self._passes = count()
@@ -92,6 +97,10 @@ class Journal:
     def repeat_step(self) -> None:
         """Pass over the next row, which is a step."""
         self._next(STEP)
+
+    def repeats_attempt(self) -> bool:
+        """Whether a step that overflowed in fp16 is repeated: after it no step is told, but means again."""
+        return self.sizes[self._row] != STEP
 
     def begin_pass(self, states: States) -> int:
         """Number a pass through a `DataLoader` and keep the states that it begins with.

@@ -52,11 +52,17 @@ def copied(model: nn.Module, device: torch.device) -> Iterator[Changeable]:
 
 
 @contextmanager
-def given_up(model: nn.Module, device: torch.device) -> Iterator[Changeable]:
+def given_up(model: nn.Module, device: torch.device, place: Path | None = None) -> Iterator[Changeable]:
     """The original itself to be changed, its weights on disk meanwhile; if what is inside fails, it gets them back.
 
-    What can change is written: trainable parameters and buffers, to a folder of its own among the temporary files
-    (`TMPDIR` says where), one tensor a file so that writing them makes no copy of the model either.
+    What can change is written: trainable parameters and buffers, to a folder of its own, one tensor a file so that
+    writing them makes no copy of the model either.
+
+    Args:
+        model: the original.
+        device: where it is to be changed.
+        place: that folder, where a killed process is to leave it; one that it left before is written anew. None is a
+            new one among the temporary files (`TMPDIR` says where).
 
     Raises:
         InvalidRequest: if the disk has no room for them.
@@ -73,7 +79,10 @@ def given_up(model: nn.Module, device: torch.device) -> Iterator[Changeable]:
         True
     """
     home = next(model.parameters()).device
-    folder = Path(tempfile.mkdtemp(prefix="nabla-tau-original-"))
+    if place is not None:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True, exist_ok=True)
+    folder = place or Path(tempfile.mkdtemp(prefix="nabla-tau-original-"))
     try:
         _require_room(model, folder)
         for number, tensor in enumerate(_changing(model)):
@@ -118,6 +127,6 @@ def _require_room(model: nn.Module, folder: Path) -> None:
         raise InvalidRequest(
             [
                 f"in_place: expected {describe(needed)} of room for the original's weights in {folder.parent}, got "
-                f"{describe(free)}: set TMPDIR to a folder with more."
+                f"{describe(free)}: free space there, or set TMPDIR to another folder."
             ]
         )

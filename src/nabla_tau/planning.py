@@ -1,16 +1,19 @@
 """`--plan`: what a request would do and cost, measured on two steps; nothing is changed."""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from nabla_tau.compatibility import identity
+from nabla_tau.kept import Kept, look_into
 from nabla_tau.memory import describe, free_bytes, step_bytes
 from nabla_tau.problem import Problem
 from nabla_tau.sets import largest_batch
-from nabla_tau.unlearning import Request
+from nabla_tau.unlearning import Request, measure
 
 TIMED_STEPS = 2
 
@@ -37,6 +40,7 @@ class Plan:
             the work of 2.5 epochs of training.
         settings: what was derived.
         warnings: what was warned about.
+        checkpoint: what the folder of checkpoints holds; None where none was named.
     """
 
     samples: dict[str, int]
@@ -54,6 +58,7 @@ class Plan:
     training_passes: float
     settings: dict[str, Any]
     warnings: list[str]
+    checkpoint: Kept | None = None
 
     def __str__(self) -> str:
         """One line per fact; what was warned about was said when it was found, and is in `warnings`."""
@@ -74,6 +79,8 @@ class Plan:
         ]
         if "trained_by" in self.settings:
             lines.append(f"training   by {self.settings['trained_by']}, which none of these numbers counts")
+        if self.checkpoint is not None:
+            lines.append(f"checkpoint {self.checkpoint}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -127,6 +134,7 @@ def plan(request: Request) -> Plan:
     try:
         with request.prepared() as problem:
             check_seconds = time.perf_counter() - started
+            kept = None if request.checkpoint is None else _kept(request, problem)
             measured = _seconds_per_batch(problem)
             free = free_bytes(problem.engine.device)
             ticks.append((time.perf_counter(), problem.samples_differentiated))
@@ -137,7 +145,11 @@ def plan(request: Request) -> Plan:
         pass
     (begun, read), (ended, all_read) = ticks[1 if len(ticks) > 2 else 0], ticks[-1]
     per_sample = (ended - begun) / max((all_read - read) * problem.engine.share[1], 1)
-    return _plan(problem, per_sample, measured, check_seconds, free)
+    return replace(_plan(problem, per_sample, measured, check_seconds, free), checkpoint=kept)
+
+
+def _kept(request: Request, problem: Problem) -> Kept:
+    return look_into(Path(request.checkpoint or ""), lambda: identity(problem, request.method, vars(measure(problem))))
 
 
 def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: float, free: int) -> Plan:

@@ -248,6 +248,8 @@ class Problem:
             NonFiniteLoss: if a gradient is not finite at any scale.
         """
         if self.journal.repeating:
+            if self.scaler is not None and self.journal.repeats_attempt():
+                return False
             self.journal.repeat_step()
             if not self.journal.repeating:
                 self.resume(optimizer)

@@ -48,14 +48,12 @@ def replay_problems(sets: Mapping[str, Any], sources: Mapping[str, Source]) -> l
 
 def _reason(data: Any, source: Source) -> str | None:
     """Why it cannot be read again, and what to do."""
-    if not source.counted:
-        return "a stream, whose place in a pass nobody can save: use a map-style dataset"
     if isinstance(data, DataLoader):
         if data.num_workers and data.persistent_workers:
             return "persistent workers, whose random states nobody can save: use persistent_workers=False"
         if data.num_workers and not getattr(data, "in_order", True):
             return "workers whose batches come in any order: use in_order=True"
-        if not _same_order(data):
+        if not source.streamed and not _same_order(data):
             return (
                 "an order that the global random state does not determine when a pass begins: have the sampler draw "
                 "all of it in __iter__, from the global state or from the loader's generator"
@@ -94,6 +92,8 @@ def _same_rows(data: Any, source: Source) -> bool:
 
 def _few(data: Any, source: Source) -> Batch:
     """A few rows, as the set's own collate puts them together."""
+    if source.streamed:
+        return next(source.ordered())
     if source.fetch is not None:
         return source.fetch(torch.arange(min(ROWS, source.size)))
     sampler: Iterable[Any] = data.sampler if data.batch_sampler is None else data.batch_sampler

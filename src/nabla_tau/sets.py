@@ -6,7 +6,7 @@ retain set may also be a stream.
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -27,10 +27,10 @@ from torch.utils.data import (
     default_collate,
 )
 
-from nabla_tau.batches import Batch, share_of, take_share
+from nabla_tau.batches import Batch, rows_in, share_of, take_share
 from nabla_tau.journal import Journal
 from nabla_tau.orders import in_order, shuffled
-from nabla_tau.randomness import seed_all, undisturbed
+from nabla_tau.randomness import Chance, seed_all, undisturbed
 from nabla_tau.streams import Stream
 
 Fetch = Callable[[Tensor], Batch]
@@ -143,6 +143,7 @@ class Source:
         measured: the loader's samples in the order of their rows, where that order can be known.
         stream: the stream that the set is, or None.
         counted: whether `size` and `batches` are known; those of a stream are when it was read once.
+        after_pass: called with the rows of each whole pass through a stream.
 
     Example:
         >>> source = open_set(torch.arange(5), batch_size=2)
@@ -161,6 +162,12 @@ class Source:
     measured: DataLoader[Any] | None = None
     stream: Stream | None = None
     counted: bool = True
+    after_pass: Callable[[int], None] = lambda rows: None
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it can only be read from its first sample on."""
+        return self.stream is not None or (self.loader is not None and is_stream(self.loader))
 
     def with_count(self, size: int, batches: int) -> "Source":
         """The same, with what one pass gave, where it was not known before."""
@@ -175,12 +182,18 @@ class Source:
         if self.fetch is not None:
             yield from self._read(self.fetch, in_order(self.size, self._full), share)
             return
-        if self.stream is not None:
-            yield from (take_share(batch, share) for batch in self.stream.batches(self._full))
+        generators = generators_of(self.loader)
+        if self.streamed:
+            rows = 0
+            with undisturbed(generators) if generators else nullcontext():
+                for batch in self._streamed(seed=0):
+                    rows += rows_in(batch)
+                    yield take_share(batch, share)
+            self.after_pass(rows)
             return
-        with undisturbed(generators_of(self.loader)):
+        with undisturbed(generators):
             assert self.loader is not None
-            loader = self.loader if self.measured is None else self.measured  # not `or`: a stream has no length
+            loader = self.loader if self.measured is None else self.measured
             yield from (take_share(batch, share) for batch in loader)
 
     def one_pass(
@@ -199,10 +212,12 @@ class Source:
         journal = journal or Journal()
         if self.fetch is not None:
             yield from self._read(self.fetch, shuffled(self.size, self._full, generator), share, journal)
-        elif self.stream is not None:
-            yield from (take_share(batch, share) for batch in self.stream.batches(self._full, generator))
+            return
+        seed = int(torch.randint(2**62, (), generator=generator))
+        if self.streamed:
+            yield from self._follow(seed, share, journal)
         elif self.loader is not None:
-            yield from self._load(self.loader, int(torch.randint(2**62, (), generator=generator)), share, journal)
+            yield from self._load(self.loader, seed, share, journal)
 
     @property
     def _full(self) -> int:
@@ -236,6 +251,53 @@ class Source:
                 yield take_share(batch, share)
         finally:
             journal.starts.pop(number, None)
+
+    def _follow(self, seed: int, share: Share, journal: Journal) -> Iterator[Batch | None]:
+        """A pass through a stream; what is repeated of one that was cut off is read again, and must be the same."""
+        generators, log = generators_of(self.loader), journal.streams
+        number = journal.begin_pass([generator.get_state() for generator in generators])
+        counted, passed, rows, whole = (self.batches, self.size), 0, 0, False
+        try:
+            length = log.length(number, counted)
+            while journal.repeating and (length is None or passed < length[0]):
+                yield None
+                passed += 1
+            if passed and length is not None:
+                passed, rows, whole = *length, True
+                return
+            batches = self._streamed(seed, torch.Generator().manual_seed(seed + 1))
+            if passed:
+                with undisturbed(generators):
+                    for generator, state in zip(generators, journal.starts.get(number, []), strict=True):
+                        generator.set_state(state)
+                    for batch in islice(batches, passed):
+                        log.add(number, batch)
+                        rows += rows_in(batch)
+                log.require_same(number)
+            for batch in batches:
+                log.add(number, batch)
+                passed, rows = passed + 1, rows + rows_in(batch)
+                yield take_share(batch, share)
+            whole = True
+        finally:
+            log.end(number, (passed, rows), counted, whole=whole)
+            journal.starts.pop(number, None)
+            if whole:
+                self.after_pass(rows)
+
+    def _streamed(self, seed: int, order: torch.Generator | None = None) -> Iterator[Batch]:
+        """Batches of a stream, read under random states of their own: the same whenever, and wherever, it is read."""
+        chance = Chance(seed)
+        with chance.drawing():
+            source = self.loader if self.stream is None else self.stream.batches(self._full, order)
+            assert source is not None
+            batches = iter(source)
+        while True:
+            with chance.drawing():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
     def _read(
         self, fetch: Fetch, order: Iterator[Tensor], share: Share, journal: Journal | None = None

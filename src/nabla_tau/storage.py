@@ -88,12 +88,20 @@ class Unlearned:
             ),
             self.outcome,
         ]
+        if self.continued_after_steps:
+            steps = ", ".join(f"{step:,}" for step in self.continued_after_steps)
+            lines.append(f"continued after it was cut off, from its checkpoint after step {steps}")
         if "batch_size_reason" in settings:
             lines.append(f"batch size {settings['batch_size']['forget']}: {settings['batch_size_reason']}")
         if "micro_batch_size_reason" in settings:
             lines.append(f"micro-batches of {settings['micro_batch_size']}: {settings['micro_batch_size_reason']}")
         lines.extend(f"warning: {text}" for text in self.warnings)
         return "\n".join(lines)
+
+    @property
+    def continued_after_steps(self) -> list[int]:
+        """After which steps the run was taken up again, having been cut off; none where nothing disturbed it."""
+        return list(self.settings.get("checkpoints", {}).get("continued_after_steps", []))
 
     @property
     def outcome(self) -> str:
@@ -108,6 +116,7 @@ class Unlearned:
         return {
             "reached_target": self.reached_target,
             "seconds": self.seconds,
+            "continued_after_steps": self.continued_after_steps,
             "warnings": self.warnings,
             "settings": self.settings,
             "epochs": [asdict(epoch) for epoch in self.epochs],
@@ -197,7 +206,30 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected a torch.nn.Module of the saved architecture, got {type(model).__name__}.")
-    source = Path(folder)
+    record = _require_result(Path(folder))
+    return _loaded(Path(folder), record, copy.deepcopy(model))
+
+
+def load_into(folder: Path, model: nn.Module) -> Unlearned:
+    """Read back what `Unlearned.save` wrote into the model itself, where memory is short of a copy.
+
+    Raises:
+        FileNotFoundError: as `load`.
+        ValueError: as `load`; the model may then hold some of the weights.
+
+    Example:
+        >>> result, model = Unlearned(nn.Linear(2, 2), [], {}, True), nn.Linear(2, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     load_into(result.save(folder), model).model is model
+        True
+        >>> bool((model.weight == result.model.weight).all())
+        True
+    """
+    return _loaded(folder, _require_result(folder), model)
+
+
+def _require_result(source: Path) -> dict[str, Any]:
+    """The record of a result that is whole."""
     weights = ADAPTER if (source / ADAPTER).is_file() else WEIGHTS
     for name in (RECORD, weights):
         if not (source / name).is_file():
@@ -210,19 +242,23 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
         raise ValueError(
             f"Expected the weights that {RECORD} names, got others in {source / weights}: restore the file."
         )
-    loaded = copy.deepcopy(model)
+    return record
+
+
+def _loaded(source: Path, record: dict[str, Any], model: nn.Module) -> Unlearned:
+    """A result, its weights read into the model."""
     try:
-        if weights == ADAPTER:
-            read_adapter(loaded, source)
-            require_base(loaded, source, record)
+        if (source / ADAPTER).is_file():
+            read_adapter(model, source)
+            require_base(model, source, record)
         else:
-            load_model(loaded, source / WEIGHTS, device=_device_of(model))
+            load_model(model, source / WEIGHTS, device=_device_of(model))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"Expected a model of the architecture that was saved, got one that its weights do not fit: {error}"
         ) from error
     return Unlearned(
-        model=loaded,
+        model=model,
         epochs=[Epoch(**epoch) for epoch in record["epochs"]],
         settings=record["settings"],
         reached_target=record["reached_target"],

@@ -5,8 +5,8 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -17,12 +17,14 @@ from torch import nn
 
 from nabla_tau import checks, methods
 from nabla_tau.batches import Batch
-from nabla_tau.checkpoint import NotSaved
+from nabla_tau.checkpoint import NotSaved, place_of_original
+from nabla_tau.collapse import most_allowed
 from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size, kept_micro_batch_size
-from nabla_tau.continuing import Keeper, most_allowed, passes
+from nabla_tau.continuing import Keeper, passes
 from nabla_tau.engine import Engine, device_problems, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
 from nabla_tau.facts import SECOND_MODEL, accumulates, facts_of, setting_problems, suggestion, task_problems
+from nabla_tau.locking import alone_in
 from nabla_tau.losses import PerSampleLoss, name_of, ready_made
 from nabla_tau.memory import (
     PUBLISHED_BATCH_SIZE,
@@ -32,7 +34,7 @@ from nabla_tau.memory import (
     state_bytes,
 )
 from nabla_tau.modes import WithoutDropout, reads_the_batch, unlearning_modes
-from nabla_tau.original import copied, given_up
+from nabla_tau.original import Changeable, copied, given_up
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
 from nabla_tau.removed import removed_labels
@@ -166,7 +168,7 @@ class Request:
     def run(self) -> Unlearned:
         """Check, copy, unlearn, measure."""
         started = time.perf_counter()
-        with self.prepared() as problem:
+        with self.prepared(to_run=True) as problem:
             unlearned = self.unlearned(problem, started)
         unlearned.model.to(_device_of(self.model))
         return unlearned
@@ -176,7 +178,7 @@ class Request:
         before = measure(problem)
         keeper = None if self.checkpoint is None else self.keeper(problem, before)
         if keeper is not None and keeper.is_finished:
-            return keeper.result(self.model)
+            return keeper.result(self.model, in_place=self.in_place)
         if before.forget >= before.target:
             self.warn(
                 problem,
@@ -252,8 +254,11 @@ class Request:
         return keeper
 
     @contextmanager
-    def prepared(self) -> Iterator[Problem]:
+    def prepared(self, *, to_run: bool = False) -> Iterator[Problem]:
         """The checked problem, under its seed and in the modes to unlearn in; all put back afterwards.
+
+        Args:
+            to_run: whether the folder of checkpoints is to be held meanwhile; else nothing is written into it.
 
         Raises:
             InvalidRequest: with every problem found.
@@ -267,10 +272,6 @@ class Request:
         problems[:0] = wrong
         problems.refuse()
         engine = start_engine(self.device)
-        if engine.mixed_precision == "fp16" and self.checkpoint is not None:
-            raise InvalidRequest(
-                ["checkpoint: expected mixed precision 'no' or 'bf16', got 'fp16', whose scaler is not kept: use bf16."]
-            )
         if engine.mixed_precision == "fp16" and not accumulates(self.method):
             raise InvalidRequest(
                 [
@@ -279,8 +280,10 @@ class Request:
                 ]
             )
         generators = [g for data in sets.values() for g in generators_of(data)]
+        folder = None if self.checkpoint is None or not to_run else Path(self.checkpoint)
         with (
-            (given_up if self.in_place else copied)(self.model, engine.device) as (model, put_back),
+            nullcontext() if folder is None else alone_in(folder, engine),
+            self.changeable(folder, engine) as (model, put_back),
             seeded(int(self.seed), generators, on_gpu=engine.device.type == "cuda"),
             unlearning_modes(model),
         ):
@@ -315,7 +318,32 @@ class Request:
                 problem.settings["removed_labels"] = list(problem.removed.labels)
             for text in findings.warnings:
                 self.warn(problem, text)
+            if problem.retain.streamed:
+                problem.retain = replace(problem.retain, after_pass=self.watch_passes(problem))
             yield problem
+
+    def changeable(self, folder: Path | None, engine: Engine) -> AbstractContextManager[Changeable]:
+        """The model to be changed; where it is the original, its weights are in the folder of checkpoints, if any."""
+        if not self.in_place:
+            return copied(self.model, engine.device)
+        if folder is None:
+            return given_up(self.model, engine.device)
+        return given_up(self.model, engine.device, place_of_original(folder, fingerprint(self.model), engine.share[0]))
+
+    def watch_passes(self, problem: Problem) -> Callable[[int], None]:
+        """What is called with the rows of each whole pass through a stream, and warns once where they are others."""
+        counted, told = problem.retain.size, list[int]()
+
+        def after_pass(rows: int) -> None:
+            if rows != counted and not told:
+                told.append(rows)
+                self.warn(
+                    problem,
+                    f"retain: its check counted {counted:,} rows, a later pass gave {rows:,}: α and the number of "
+                    "steps follow from the first; let every pass of the stream give the same rows.",
+                )
+
+        return after_pass
 
     def argument_problems(self) -> list[str]:
         """What is wrong with the arguments that are neither model nor set."""
@@ -339,10 +367,6 @@ class Request:
             )
         problems += [*setting_problems(self.method), *self.in_place_problems()]
         problems += checkpoint_problems(self.method, self.checkpoint, self.checkpoint_every)
-        if self.checkpoint is not None and self.in_place:
-            problems.append(
-                "in_place: expected a copy of the model beside a checkpoint, got both: leave one of them out."
-            )
         if self.loss is not None:
             problems += checks.loss_problems(self.loss)
         return problems
