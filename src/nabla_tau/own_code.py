@@ -1,11 +1,11 @@
-"""What the code that a run depends on does: a run is continued by the code that began it, or by none."""
+"""What the package's own code does, as a digest: a run is continued by the code that began it, or by none."""
 
 import ast
 import functools
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,37 +33,71 @@ def code_of(method: Callable[..., Any]) -> str | None:
     module = getattr(method, "__module__", None) or ""
     own = module.partition(".")[0] == PACKAGE.name
     try:
-        parts = [_does(path) for path in sorted(_closure(RUNS) | (_closure(module) if own else set()))]
+        run_by = code_digest(imported(file_of(RUNS)) | (imported(file_of(module)) if own else frozenset()))
     except (OSError, SyntaxError, ValueError):
         return None
-    return hashlib.sha256("\n".join([*parts, "" if own else _source(method)]).encode()).hexdigest()
+    return run_by if own else hashlib.sha256((run_by + _source(method)).encode()).hexdigest()
 
 
-def _closure(module: str) -> set[Path]:
-    """The files of a module and of all modules of the package that it imports, wherever in a file."""
-    found: set[Path] = set()
-    waiting = {_file(module)}
+def imported(path: Path, besides: frozenset[Path] = frozenset()) -> frozenset[Path]:
+    """A module and all modules of the package that it imports, directly or not.
+
+    Args:
+        path: of the module.
+        besides: modules that lead no further.
+
+    Example:
+        >>> sorted(path.name for path in imported(file_of("nabla_tau.digests")))
+        ['digests.py']
+    """
+    found, waiting = {path}, [path]
     while waiting:
-        path = waiting.pop()
-        found.add(path)
-        names = {name for name in _imported(_tree(path)) if name.partition(".")[0] == PACKAGE.name}
-        waiting |= {file for name in names if (file := _file(name)).is_file()} - found
-    return found
+        for one in _imports(_tree(waiting.pop())) - found:
+            found.add(one)
+            if one not in besides:
+                waiting.append(one)
+    return frozenset(found)
 
 
-def _imported(tree: ast.Module) -> set[str]:
+def file_of(module: str) -> Path:
+    """Where a module of the package lies; a package is its own `__init__`.
+
+    Example:
+        >>> file_of("nabla_tau.methods").name
+        '__init__.py'
+    """
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def code_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 over what source files do: neither comments nor docstrings nor layout count.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     one, other = Path(folder) / "one.py", Path(folder) / "other.py"
+        ...     _ = one.write_text("x = 1  # so"), other.write_text("x   = 1")
+        ...     code_digest([one]) == code_digest([other])
+        True
+    """
+    return hashlib.sha256("\n".join(_does(path) for path in sorted(paths)).encode()).hexdigest()
+
+
+def _imports(tree: ast.Module) -> set[Path]:
+    """Modules of the package that are named in an import, wherever in the file but for types alone."""
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in (node for part in tree.body if not _for_types(part) for node in ast.walk(part)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return names
+    own = (name for name in names if name.partition(".")[0] == PACKAGE.name)
+    return {file for name in own if (file := file_of(name)).is_file()}
 
 
-def _file(module: str) -> Path:
-    path = PACKAGE.parent.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+def _for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from nabla_tau.bench.running import run_cells
 from nabla_tau.bench.suites import cells_of
 from nabla_tau.cli import app
 from nabla_tau.errors import InvalidRequest
+from nabla_tau.own_code import file_of, imported
 from tests.conftest import require
 
 CPU = torch.device("cpu")
@@ -184,7 +185,7 @@ def test_bad_input_is_named_before_anything_runs(options, said, tmp_path, monkey
 
 def test_a_method_may_change_without_the_others():
     measuring, ssd = provenance.measuring_code(), provenance.method_code("nabla_tau.methods.ssd")
-    salun = {path.name for path in provenance._imported(provenance._file("nabla_tau.methods.salun"), frozenset())}
+    salun = {path.name for path in imported(file_of("nabla_tau.methods.salun"))}
     assert {"salun.py", "random_label.py", "relabelling.py", "problem.py"} <= salun
     assert provenance.METHODS not in {path.parent for path in provenance._measuring()}
     judging = {path.name for path in provenance._measuring()}

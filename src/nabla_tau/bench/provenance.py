@@ -1,6 +1,5 @@
 """Which code a figure comes from."""
 
-import ast
 import functools
 import platform
 import subprocess
@@ -8,9 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nabla_tau.bench.storing import code_digest
-
-PACKAGE = Path(__file__).parent.parent
+from nabla_tau.own_code import PACKAGE, code_digest, file_of, imported
 
 METHODS = PACKAGE / "methods"
 
@@ -46,7 +43,7 @@ def measuring_code() -> str:
         >>> len(measuring_code())
         12
     """
-    return code_digest(_measuring())
+    return code_digest(_measuring())[:12]
 
 
 @functools.cache
@@ -62,11 +59,11 @@ def method_code(module: str) -> str | None:
         >>> method_code("nabla_tau.methods.ssd") == method_code("nabla_tau.methods.scrub")
         False
     """
-    path = _file(module)
+    path = file_of(module)
     if not path.is_file():
         return None
-    carried_out = frozenset[Path]().union(*(_imported(one, besides=_measuring() | _methods()) for one in UNLEARNING))
-    return code_digest((carried_out - _methods() | _imported(path, besides=_measuring())) - _measuring())
+    carried_out = frozenset[Path]().union(*(imported(one, besides=_measuring() | _methods()) for one in UNLEARNING))
+    return code_digest((carried_out - _methods() | imported(path, besides=_measuring())) - _measuring())[:12]
 
 
 @functools.cache
@@ -77,9 +74,8 @@ def training_code() -> str:
         >>> len(training_code())
         12
     """
-    return code_digest(
-        PACKAGE / f"{name}.py" for name in ("bench/networks", "bench/encoder", "bench/training", "losses")
-    )
+    modules = ("bench/networks", "bench/encoder", "bench/training", "losses")
+    return code_digest(PACKAGE / f"{name}.py" for name in modules)[:12]
 
 
 def _git(*arguments: str) -> str | None:
@@ -94,40 +90,8 @@ def _git(*arguments: str) -> str | None:
 def _measuring() -> frozenset[Path]:
     """What the measurement of a cell imports, directly or not, without the methods and what carries them out."""
     others = _methods() | frozenset(UNLEARNING)
-    return _imported(_file("nabla_tau.bench.measuring"), besides=others) - others
+    return imported(file_of("nabla_tau.bench.measuring"), besides=others) - others
 
 
 def _methods() -> frozenset[Path]:
     return frozenset([*METHODS.glob("*.py"), PACKAGE / "bench" / "alpha.py"])
-
-
-def _imported(path: Path, besides: frozenset[Path]) -> frozenset[Path]:
-    """A module and all modules of the package that it imports, directly or not; those left out lead no further."""
-    found, waiting = {path}, [path]
-    while waiting:
-        for one in _imports(waiting.pop()) - found:
-            found.add(one)
-            if one not in besides:
-                waiting.append(one)
-    return frozenset(found)
-
-
-def _imports(path: Path) -> set[Path]:
-    """Modules of the package that a file names in an import, wherever in the file it stands but for types alone."""
-    names: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
-    ]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return {file for name in names if name.split(".")[0] == PACKAGE.name and (file := _file(name)).is_file()}
-
-
-def _file(module: str) -> Path:
-    """Where a module of the package lies; a package is its own `__init__`."""
-    path = PACKAGE.parent.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

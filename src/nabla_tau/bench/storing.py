@@ -1,12 +1,11 @@
 """Files that are there whole or not at all: cells as JSON, trained models under the hash of all that decides them."""
 
-import ast
 import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,27 +44,6 @@ def digest(value: Any) -> str:
         True
     """
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def code_digest(paths: Iterable[Path]) -> str:
-    """What source files do, as 12 hexadecimal digits: neither comments nor docstrings nor layout count.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     one, other = Path(folder) / "one.py", Path(folder) / "other.py"
-        ...     _ = one.write_text("x = 1  # so"), other.write_text("x   = 1")
-        ...     code_digest([one]) == code_digest([other])
-        True
-    """
-    trees = []
-    for path in sorted(paths):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
-        trees.append(ast.dump(tree))
-    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -143,7 +121,3 @@ def _written(path: Path, write: Callable[[Path], Any]) -> None:
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
-
-
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
