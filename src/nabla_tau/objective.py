@@ -32,8 +32,8 @@ class Step:
     ascent_weight: float
 
 
-def ascent_weight(forget_loss: float, target_loss: float, alpha: float) -> float:
-    """What ∇L_f is multiplied by: w = 2α · ReLU(τ − L_f).
+def ascent_weight(forget_loss: float, target_loss: float, alpha: float, unit: float = 1.0) -> float:
+    """What ∇L_f is multiplied by: w = 2α · ReLU(τ − L_f) / u.
 
     Large while the forget set is remembered, 0 as soon as it costs what unseen data costs. It needs the value of the
     global mean alone, so that processes and micro-batches agree on it by one reduced number.
@@ -42,6 +42,7 @@ def ascent_weight(forget_loss: float, target_loss: float, alpha: float) -> float
         forget_loss: mean loss L_f of the forget batch.
         target_loss: target loss τ.
         alpha: forget weight α in [0, 1].
+        unit: u, what a difference of losses is measured in; 1 as published.
 
     Returns:
         w ≥ 0.
@@ -55,7 +56,7 @@ def ascent_weight(forget_loss: float, target_loss: float, alpha: float) -> float
         >>> ascent_weight(forget_loss=2.5, target_loss=2.0, alpha=0.25)
         0.0
     """
-    return 2 * alpha * max(target_loss - forget_loss, 0.0)
+    return 2 * alpha * max(target_loss - forget_loss, 0.0) / unit
 
 
 def descend(
@@ -67,6 +68,7 @@ def descend(
     alpha: float,
     target_loss: float,
     largest_weight: float = math.inf,
+    unit: float = 1.0,
 ) -> Step:
     """One step of ∇τ on a pair of batches: the optimiser is given ∇L = −w · ∇L_f + (1 − α) · ∇L_r.
 
@@ -82,6 +84,7 @@ def descend(
         alpha: forget weight α.
         target_loss: target loss τ, a constant of the gradient.
         largest_weight: bound on w; none as published.
+        unit: of w, see `ascent_weight`.
 
     Returns:
         Losses and sizes of both global batches, and w, all before the step.
@@ -106,7 +109,7 @@ def descend(
 
     def weight_of(forget: BatchLoss) -> float:
         forget_loss = finite(float(forget.value), "a forget batch")
-        return min(ascent_weight(forget_loss, target_loss, alpha), largest_weight)
+        return min(ascent_weight(forget_loss, target_loss, alpha, unit), largest_weight)
 
     ascend = _ascend if problem.micro_batch_size is None else _ascend_in_parts
     made = False

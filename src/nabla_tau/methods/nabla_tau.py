@@ -29,6 +29,10 @@ REFRESH_EVERY = 5
 MOST_REFRESHES = 16
 LARGEST_RISE = 1.5
 
+# Differences of losses are measured by what the original memorised, and that by no less than a tenth of what unseen
+# data costs: where next to nothing was memorised, the unit must not magnify chance.
+LEAST_UNIT = 0.1
+
 # Thirty times what is usual in training: what the retain set does not hold up goes.
 WEIGHT_DECAY = 0.3
 LAST_LEARNING_RATE_FACTOR = 0.1
@@ -108,11 +112,16 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − e/E) in epoch e
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set
-        w = min(2α · ReLU(τ − L_f), 1 − α),   τ = min(what unseen data costs, 1.5 × what it cost the original)
+        w = min(2α · ReLU(τ − L_f) / u, 1 − α),   τ = min(what unseen data costs, 1.5 × what it cost the original)
+        u = what unseen data costs the original − what retain batches cost it
 
     Unseen data costs its mean loss over D_v. A label that no row of D_r carries is new to a model that is trained
     without D_f: for the share of D_f that carries one, it costs the price of that label c instead, the mean of ℓ(x, c)
     over rows of D_v with other labels, −log p(c | x) for classes: what the model charges where it sees no sign of c.
+
+    In the unit u the ascent begins alike in every domain and for every scale of the loss: w = 2α where the forget set
+    is as well remembered as the retain set, 0 where it costs what unseen data costs. The objective is
+    α · ReLU(τ − L_f)² / u + (1 − α) · L_r, a loss in all its parts.
 
     The ascent never outweighs the descent, and a model that is being damaged does not raise its own target without
     end: without these two, requests for a third of the data and more can run away.
@@ -165,6 +174,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     problem.announce(settings.steps)
     unseen_loss, first_target = problem.unseen_loss(), problem.target_loss()
     learning_rate, retain_loss_before = settle_learning_rate(problem, unseen_loss)
+    unit = max(unseen_loss - retain_loss_before, LEAST_UNIT * abs(unseen_loss)) or 1.0
+    problem.settings.update(loss_unit=unit)
     optimizer = problem.adamw(learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
     forget_order, retain = problem.generator(0), retain_batches(problem)
@@ -191,6 +202,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                     alpha=alpha,
                     target_loss=target_loss,
                     largest_weight=1 - alpha,
+                    unit=unit,
                 )
             )
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
