@@ -12,9 +12,9 @@ SOURCE = Path(nabla_tau.__file__).parent
 
 # Each module may import those named above it, never those below: later lines build on earlier ones.
 LAYERS = [
-    {"digests", "errors"},
-    {"adapters", "batches", "engine", "journal", "membership", "modes", "orders", "randomness"},
-    {"streams"},
+    {"digests", "errors", "shards"},
+    {"adapters", "batches", "engine", "gathering", "journal", "membership", "modes", "orders", "randomness"},
+    {"sharding", "streams"},
     {"losses", "sets", "state", "timetable"},
     {"removed"},
     {"memory", "problem", "replaying", "splitting", "tasks"},

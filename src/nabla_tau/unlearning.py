@@ -5,7 +5,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -16,13 +16,22 @@ import torch
 from torch import nn
 
 from nabla_tau import checks, methods
+from nabla_tau.adapters import is_adapted
 from nabla_tau.batches import Batch
 from nabla_tau.checkpoint import NotSaved
 from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size, kept_micro_batch_size
 from nabla_tau.continuing import Keeper, most_allowed, passes
-from nabla_tau.engine import Engine, device_problems, start_engine
+from nabla_tau.engine import Engine, device_problems, processes, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
-from nabla_tau.facts import SECOND_MODEL, accumulates, facts_of, setting_problems, suggestion, task_problems
+from nabla_tau.facts import (
+    SECOND_MODEL,
+    accumulates,
+    facts_of,
+    setting_problems,
+    sharded_problems,
+    suggestion,
+    task_problems,
+)
 from nabla_tau.losses import PerSampleLoss, name_of, ready_made
 from nabla_tau.memory import (
     PUBLISHED_BATCH_SIZE,
@@ -31,13 +40,21 @@ from nabla_tau.memory import (
     free_bytes,
     state_bytes,
 )
-from nabla_tau.modes import WithoutDropout, reads_the_batch, unlearning_modes
-from nabla_tau.original import copied, given_up
+from nabla_tau.modes import (
+    WithoutDropout,
+    gradient_checkpointing,
+    gradient_checkpointing_problems,
+    reads_the_batch,
+    unlearning_modes,
+)
+from nabla_tau.original import copied, given_up, sharded
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
 from nabla_tau.removed import removed_labels
 from nabla_tau.replaying import replay_problems
 from nabla_tau.sets import Source, generators_of, largest_batch, reopened
+from nabla_tau.sharding import in_step, sharding_problems
+from nabla_tau.shards import gathered_bytes
 from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
 
@@ -60,6 +77,8 @@ def unlearn(
     in_place: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float | None = None,
+    shard: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> Unlearned:
     """Give back a model that no longer carries the forget set; nothing needs to be tuned.
 
@@ -85,10 +104,15 @@ def unlearn(
         checkpoint: folder to keep the state of the run in. The same call continues a run that was cut off, to the same
             bits, and gives back the result of one that was finished. The folder may go once the result is saved.
         checkpoint_every: seconds between two saves; None for an interval at which saving takes 2 % of the time.
+        shard: spread the copy over the processes (torch's `fully_shard`), so that each holds a part of its weights,
+            gradients and moments; the result is that without it, to rounding.
+        gradient_checkpointing: switch on what the model itself offers: activations are computed again in backward
+            instead of kept; the result stays the same.
 
     Returns:
         An `Unlearned`: the new model (with `in_place`, the one passed in), on the device of the original, with what was
-        done and derived.
+        done and derived. With `shard` the model stays spread over the processes, on theirs: all of them call it, and
+        `save`, together.
 
     Raises:
         InvalidRequest: if the request cannot be carried out, with every problem found; if the folder keeps another run.
@@ -131,6 +155,8 @@ def unlearn(
         in_place,
         checkpoint,
         checkpoint_every,
+        shard,
+        gradient_checkpointing,
     ).run()
 
 
@@ -161,6 +187,8 @@ class Request:
     in_place: bool = False
     checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: float | None = None
+    shard: bool = False
+    gradient_checkpointing: bool = False
     on_step: Callable[[int, int], None] = lambda done, total: None
 
     def run(self) -> Unlearned:
@@ -168,7 +196,8 @@ class Request:
         started = time.perf_counter()
         with self.prepared() as problem:
             unlearned = self.unlearned(problem, started)
-        unlearned.model.to(_device_of(self.model))
+        if not self.shard:
+            unlearned.model.to(_device_of(self.model))
         return unlearned
 
     def unlearned(self, problem: Problem, started: float) -> Unlearned:
@@ -267,6 +296,10 @@ class Request:
         problems[:0] = wrong
         problems.refuse()
         engine = start_engine(self.device)
+        if engine.mixed_precision == "fp16" and self.shard:
+            raise InvalidRequest(
+                ["shard: expected mixed precision 'no' or 'bf16', got 'fp16', whose scaler sees one part: use bf16."]
+            )
         if engine.mixed_precision == "fp16" and self.checkpoint is not None:
             raise InvalidRequest(
                 ["checkpoint: expected mixed precision 'no' or 'bf16', got 'fp16', whose scaler is not kept: use bf16."]
@@ -280,9 +313,14 @@ class Request:
             )
         generators = [g for data in sets.values() for g in generators_of(data)]
         with (
-            (given_up if self.in_place else copied)(self.model, engine.device) as (model, put_back),
+            (given_up if self.in_place else sharded if self.shard else copied)(self.model, engine.device) as (
+                model,
+                put_back,
+            ),
             seeded(int(self.seed), generators, on_gpu=engine.device.type == "cuda"),
+            gradient_checkpointing(model) if self.gradient_checkpointing else nullcontext(),
             unlearning_modes(model),
+            ExitStack() as watching,
         ):
             loss, findings = self.check_data(sets, sources, model, engine)
             counts = {name: (found.size, found.batches) for name, found in findings.surveys.items()}
@@ -305,6 +343,8 @@ class Request:
                 put_back=put_back,
                 fingerprints=findings.fingerprints(),
             )
+            if self.shard:
+                problem.shards = watching.enter_context(in_step(model, engine, problem.sample()))
             facts = facts_of(self.method)
             if facts is not None and facts.prices:
                 labels = {name: found.labels for name, found in findings.surveys.items()}
@@ -337,7 +377,8 @@ class Request:
             problems.append(
                 f"method: expected a function of nabla_tau.methods or one like them, got {self.method!r}: {hint}"
             )
-        problems += [*setting_problems(self.method), *self.in_place_problems()]
+        problems += [*setting_problems(self.method), *self.in_place_problems(), *self.shard_problems()]
+        problems += self.gradient_checkpointing_problems()
         problems += checkpoint_problems(self.method, self.checkpoint, self.checkpoint_every)
         if self.checkpoint is not None and self.in_place:
             problems.append(
@@ -358,6 +399,37 @@ class Request:
             f"in_place: expected a method that can do without the original, got {name_of(self.method)}, "  # type: ignore[arg-type]
             "which reads it: leave in_place out, or pass methods.nabla_tau."
         ]
+
+    def shard_problems(self) -> list[str]:
+        """Why the copy cannot be spread over processes, if it cannot."""
+        if type(self.shard) is not bool:
+            return [f"shard: expected True or False, got {self.shard!r}."]
+        if not self.shard:
+            return []
+        problems = [*sharding_problems(), *(sharded_problems(self.method) if callable(self.method) else [])]
+        if processes() == 1:
+            problems.append(
+                "shard: expected several processes, each of which holds a part of the model, got one: launch with "
+                "torchrun --nproc_per_node N, or leave shard out."
+            )
+        problems += [
+            f"shard: expected a request without {other}, which keeps whole weights of the model, got both: leave one "
+            "of them out."
+            for other in ("in_place", "checkpoint")
+            if getattr(self, other)
+        ]
+        if isinstance(self.model, nn.Module) and is_adapted(self.model):
+            problems.append(
+                "shard: expected a model that is trained whole, got an adapter of PEFT, which is saved from one "
+                "process: leave shard out; an adapter's gradients and moments are small."
+            )
+        return problems
+
+    def gradient_checkpointing_problems(self) -> list[str]:
+        """Why gradient checkpointing cannot be switched on, if it cannot."""
+        if type(self.gradient_checkpointing) is not bool:
+            return [f"gradient_checkpointing: expected True or False, got {self.gradient_checkpointing!r}."]
+        return gradient_checkpointing_problems(self.model) if self.gradient_checkpointing else []
 
     def accumulation_problems(self) -> list[str]:
         """Why the batches of a request cannot be made of micro-batches, if they cannot."""
@@ -420,20 +492,21 @@ class Request:
         batch = checks.first_batches(forget, engine.device, self.micro_batch_size)["forget"]
         with engine.autocast(), WithoutDropout():
             per_sample = activation_bytes(model, loss, batch)
-        state, free, processes = state_bytes(model), free_bytes(engine.device), engine.share[1]
+        state, gathered = state_bytes(model), gathered_bytes(model)
+        needed, free, sharing = state + gathered, free_bytes(engine.device), engine.share[1]
         in_parts = accumulates(self.method) and not reads_the_batch(model)
         reasons = {}
         if self.batch_size is None and not in_parts:
             kept = None if self.checkpoint is None else kept_batch_size(Path(self.checkpoint), sets)
-            size = engine.minimum(kept or fitting_batch_size(per_sample, state, free * processes))
+            size = engine.minimum(kept or fitting_batch_size(per_sample, needed, free * sharing))
             sources = {name: reopened(sources[name], data, size) for name, data in sets.items()}
             if size < PUBLISHED_BATCH_SIZE:
                 reasons["batch_size_reason"] = f"{PUBLISHED_BATCH_SIZE} samples do not fit into free memory"
-        share = max(-(-largest_batch(source) // processes) for source in sources.values())
+        share = max(-(-largest_batch(source) // sharing) for source in sources.values())
         micro = self.micro_batch_size
         if micro is None and in_parts:
             kept = None if self.checkpoint is None else kept_micro_batch_size(Path(self.checkpoint), share)
-            micro = engine.minimum(kept or fitting_batch_size(per_sample, state, free, share))
+            micro = engine.minimum(kept or fitting_batch_size(per_sample, needed, free, share))
             if micro < share:
                 reasons["micro_batch_size_reason"] = f"{share} samples do not fit into free memory at once"
         settings = {
@@ -441,6 +514,7 @@ class Request:
             "micro_batch_size": None if micro is None or micro >= share else int(micro),
             "activation_bytes_per_sample": round(per_sample),
             "state_bytes": state,
+            **({"gathered_bytes": gathered} if self.shard else {}),
             **reasons,
         }
         return sources, settings
@@ -456,6 +530,8 @@ class Request:
             "seed": int(self.seed),
             "samples": {name: source.size for name, source in sources.items()},
             "in_place": self.in_place,
+            "shard": self.shard,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "skipped_ids": len(checks.skipped_ids(self.forget)),
