@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from nabla_tau import load, methods
+from nabla_tau import load, methods, sharding
+from nabla_tau.memory import state_bytes
 from nabla_tau.unlearning import Request
+from tests import my_project
 from tests.conftest import REPOSITORY, require
 from tests.two_processes import parts as asked
 from tests.two_processes import sharded
@@ -124,6 +126,48 @@ def test_blocks_of_transformers_are_recomputed_in_parts(answers):
         assert max(float((one - other).abs().max()) for one, other in pairs) < 1e-12
 
 
+def test_the_command_plans_and_saves_what_two_processes_share(tmp_path):
+    target = str(REPOSITORY / "tests" / "my_project.py") + ":sets"
+    command = (
+        "nabla_tau",
+        "unlearn",
+        target,
+        "--device",
+        "cpu",
+        "--json",
+        "--method",
+        "nabla_tau_published",
+        "--shard",
+    )
+    shared = json.loads(launch(*command, "--plan", "--micro-batch-size", 8).stdout)
+    state = [state_bytes(my_project.network()), shared["settings"]["state_bytes"]]
+    assert state[0] / 2 <= state[1] <= state[0] / 2 + 3 * 4 * (128 + 3)  # the odd row of the last layer
+    activations = shared["settings"]["activation_bytes_per_sample"] * 8
+    gathered = shared["settings"]["gathered_bytes"]
+    assert shared["step_bytes"] == pytest.approx(state[1] * 4 / 3 + gathered + activations, rel=0.01)
+    launched = launch(*command, "--output", tmp_path / "run")
+    assert launched.returncode == 0, launched.stderr
+    model = my_project.network()
+    saved = load(tmp_path / "run", model)
+    alone = sharded.run({**my_project.sets(), "model": model, "method": methods.nabla_tau_published})
+    assert saved.settings["shard"]
+    assert torch.allclose(saved.model[2].weight, alone.model[2].weight, atol=1e-4)
+    assert not torch.equal(saved.model[2].weight, model[2].weight)
+
+
+@pytest.mark.parametrize(("precision", "works"), [("bf16", True), ("fp16", False)])
+def test_half_precision(tmp_path, precision, works):
+    target = str(REPOSITORY / "tests" / "my_project.py") + ":sets"
+    command = ("nabla_tau", "unlearn", target, "--json", "--shard", "--method", "nabla_tau_published")
+    launched = launch(*command, "--output", tmp_path / "run", ACCELERATE_MIXED_PRECISION=precision)
+    assert (launched.returncode == 0) is works, launched.stderr
+    if works:
+        assert json.loads(launched.stdout)["settings"]["mixed_precision"] == precision
+        assert load(tmp_path / "run", my_project.network()).model[0].weight.dtype == torch.float32
+    else:
+        assert "whose scaler sees one part" in launched.stdout
+
+
 def problems(monkeypatch, processes=2, **options):
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     x, y = torch.eye(6), torch.arange(6) % 2
@@ -138,6 +182,16 @@ def test_two_processes_may_shard_and_one_may_not(monkeypatch):
     assert "torchrun --nproc_per_node N" in problem
     assert problems(monkeypatch, processes=1, shard=False) == []
     assert problems(monkeypatch, shard="yes") == ["shard: expected True or False, got 'yes'."]
+
+
+def test_blocks_are_the_members_of_lists_unless_one_is_most_of_the_model():
+    layers = [nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)]
+    backbone = nn.Sequential(nn.Linear(4, 4), nn.Sequential(*layers))
+    tied = nn.ModuleDict({"body": nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), "head": nn.Linear(4, 4)})
+    tied["head"].weight = tied["body"][1].weight
+    assert sharding.blocks(nn.ModuleList([*layers, nn.ReLU()])) == layers
+    assert sharding.blocks(nn.Sequential(backbone, head := nn.Linear(4, 4))) == [backbone[0], *layers, head]
+    assert sharding.blocks(tied) == [tied["body"][0]]
 
 
 def mine(problem):

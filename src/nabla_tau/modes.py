@@ -11,6 +11,8 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.overrides import TorchFunctionMode
 
+from nabla_tau.errors import InvalidRequest
+
 _DROPOUTS = frozenset(
     {
         functional.dropout,
@@ -138,6 +140,9 @@ def gradient_checkpointing(model: nn.Module) -> Iterator[None]:
 
     `unlearning_modes` inside of it makes it work in eval mode.
 
+    Raises:
+        InvalidRequest: if the model refuses it.
+
     Example:
         >>> class Block(nn.Linear):
         ...     gradient_checkpointing = False
@@ -150,22 +155,28 @@ def gradient_checkpointing(model: nn.Module) -> Iterator[None]:
         >>> model.gradient_checkpointing
         False
     """
-    names = ("gradient_checkpointing", _FUNCTION)
-    if any(getattr(module, names[0], False) for module in model.modules()):  # the user's own choice stays
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):  # the user's choice stays
         yield
         return
-    found = {module: {name: vars(module)[name] for name in names if name in vars(module)} for module in model.modules()}
+    found = {module: (dict(vars(module)), set(module._forward_hooks)) for module in model.modules()}
+    enable, disable = _offered(model, _ENABLE), _offered(model, _DISABLE)
+    keyword = next((name for name in inspect.signature(enable).parameters if name.endswith("ing_kwargs")), None)
     try:
-        enable = _offered(model, _ENABLE)
-        keyword = next((name for name in inspect.signature(enable).parameters if name.endswith("ing_kwargs")), None)
         enable(**({} if keyword is None else {keyword: {"use_reentrant": False}}))
+    except (ValueError, NotImplementedError) as error:
+        raise InvalidRequest([f"gradient_checkpointing: expected a model that offers it, got {error}"]) from error
+    added = {module: (set(vars(module)) - set(found[module][0]), set(module._forward_hooks)) for module in found}
+    try:
         yield
     finally:
-        _offered(model, _DISABLE)()
-        for module, attributes in found.items():
-            for name in set(names) & set(vars(module)):
+        disable()
+        for module, (attributes, hooks) in found.items():  # what switching off leaves behind
+            for name in added[module][0] & set(vars(module)):
                 delattr(module, name)
-            vars(module).update(attributes)
+            for name in {"gradient_checkpointing", _FUNCTION} & set(attributes):
+                setattr(module, name, attributes[name])
+            for number in added[module][1] - hooks:
+                module._forward_hooks.pop(number, None)
 
 
 def _offered(model: nn.Module, names: tuple[str, ...]) -> Callable[..., Any]:

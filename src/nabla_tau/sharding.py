@@ -19,7 +19,11 @@ _NEEDED = "set_reduce_scatter_unused_params"
 def blocks(model: nn.Module) -> list[nn.Module]:
     """What of a model is put together at a time: the outermost members of its lists and sequences of modules.
 
-    A member that shares a weight with what is outside of it is left to the model as a whole.
+    A member that holds most of the model is looked into, and a member that shares a weight with what is outside of it
+    is left to the model as a whole.
+
+    Returns:
+        Inner modules before those that they are in.
 
     Example:
         >>> block = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -28,19 +32,30 @@ def blocks(model: nn.Module) -> list[nn.Module]:
         ['Sequential', 'Linear']
     """
     found: dict[nn.Module, None] = {}
+    most = _weights(model) / 2
 
     def walk(module: nn.Module) -> None:
         for child in module.children():
-            if isinstance(module, nn.ModuleList | nn.Sequential) and not isinstance(child, _CONTAINERS):
-                found[child] = None
-            else:
+            member = isinstance(module, nn.ModuleList | nn.Sequential) and not isinstance(child, _CONTAINERS)
+            if not member or _weights(child) > most:
                 walk(child)
+            if member:
+                found[child] = None
 
     walk(model)
-    return [block for block in found if any(True for _ in block.parameters()) and not _shares(block, model)]
+    blocks, taken = [], set[nn.Parameter]()
+    for block in found:
+        if set(block.parameters()) - taken and not _shares(block, model):
+            blocks.append(block)
+            taken.update(block.parameters())
+    return blocks
 
 
 _CONTAINERS = nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _shares(block: nn.Module, model: nn.Module) -> bool:

@@ -106,8 +106,8 @@ def unlearn(
         checkpoint_every: seconds between two saves; None for an interval at which saving takes 2 % of the time.
         shard: spread the copy over the processes (torch's `fully_shard`), so that each holds a part of its weights,
             gradients and moments; the result is that without it, to rounding.
-        gradient_checkpointing: switch on what the model itself offers: activations are computed again in backward
-            instead of kept; the result stays the same.
+        gradient_checkpointing: switch on, for the run, what the model itself offers: activations are computed again in
+            backward instead of kept; the result stays the same.
 
     Returns:
         An `Unlearned`: the new model (with `in_place`, the one passed in), on the device of the original, with what was

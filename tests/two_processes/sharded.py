@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau import UnlearningWarning, losses, methods, unlearn
 from nabla_tau.methods.nabla_tau import nabla_tau
@@ -76,6 +77,7 @@ def cases():
         "resting, micro-batches": {**in_loaders(resting), "micro_batch_size": 2},
         "at rest": at_rest,
         "at rest, micro-batches": {**at_rest, "micro_batch_size": 1},
+        "one of a kind": one_of_a_kind(pushing),
         "stream": streamed(pushing),
         "one row": one_row,
         "one row, micro-batches": {**one_row, "micro_batch_size": 1},
@@ -88,6 +90,14 @@ def cases():
             settings = {**SETTINGS[name], "epochs": EPOCHS}
             found[name] = {**request(Blocks, images, 11), "method": partial(method, **settings), "seed": 1}
     return found
+
+
+def one_of_a_kind(arguments):
+    """The first sample alone passes through a layer: it is the spare one, which reaches no more than is read."""
+    rows = {name: arguments[name] for name in ("forget", "retain")}
+    rows = {name: (x - x.mean((1, 2, 3), keepdim=True), y) for name, (x, y) in rows.items()}
+    rows["forget"][0][0] += 1
+    return {**arguments, **{name: DataLoader(TensorDataset(*columns), batch_size=5) for name, columns in rows.items()}}
 
 
 def never_learned(arguments):
