@@ -344,6 +344,7 @@ class Request:
                 fingerprints=findings.fingerprints(),
             )
             if self.shard:
+                require_one_model(engine, problem.settings["original_fingerprint"])
                 problem.shards = watching.enter_context(in_step(model, engine, problem.sample()))
             facts = facts_of(self.method)
             if facts is not None and facts.prices:
@@ -553,6 +554,28 @@ class Request:
         problem.warnings.append(text)
         if problem.engine.is_main:
             warnings.warn(text, UnlearningWarning, stacklevel=5)
+
+
+def require_one_model(engine: Engine, digest: str) -> None:
+    """Make sure that the parts which processes take of a model are of one model.
+
+    Args:
+        engine: the processes.
+        digest: of the weights that this one was given.
+
+    Raises:
+        InvalidRequest: if they were given different ones.
+
+    Example:
+        >>> require_one_model(start_engine("cpu"), fingerprint(nn.Linear(2, 2)))
+    """
+    if len(set(engine.gather(bytes.fromhex(digest)))) > 1:
+        raise InvalidRequest(
+            [
+                "model: expected the same weights in every process, of which each takes its part, got different ones: "
+                "load one file in all of them, or set one seed before the model is made."
+            ]
+        )
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,9 @@ def main(folder):
     for name, options in {"plain": {}, "recomputed": {"gradient_checkpointing": True}}.items():
         sharded.run(of_bert(), shard=True, **options).save(folder / name)
     rank = torch.distributed.get_rank()
+    with torch.no_grad():
+        arguments["model"][1].bias += rank
+    answers["unlike"] = refused(sharded.run, arguments, shard=True)
     (folder / f"{rank}.json").write_text(json.dumps(answers))
 
 
