@@ -53,6 +53,15 @@ def test_less_memory_for_the_same_result(tmp_path):
     assert not torch.equal(first, my_project.network()[0].weight)
 
 
+def test_options_that_one_process_and_a_plain_network_cannot_serve_are_refused():
+    target = f"{PROJECT}:sets"
+    options = ("--shard", "--gradient-checkpointing")
+    refused = run("unlearn", target, "--plan", "--json", *options)
+    assert refused.exit_code == REFUSED
+    told = json.loads(refused.stdout)["error"]
+    assert [problem.partition(":")[0] for problem in told] == ["shard", "gradient_checkpointing"]
+
+
 def test_a_list_of_ids(tmp_path):
     (tmp_path / "ids.csv").write_text("user_id,why\n3,asked\n7,asked\n")
     options = ("--forget", tmp_path / "ids.csv", "--id-column", "user_id")

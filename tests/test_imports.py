@@ -12,10 +12,10 @@ SOURCE = Path(nabla_tau.__file__).parent
 
 # Each module may import those named above it, never those below: later lines build on earlier ones.
 LAYERS = [
-    {"digests", "errors", "own_code"},
-    {"adapters", "batches", "engine", "membership", "modes", "orders", "randomness"},
+    {"digests", "errors", "own_code", "shards"},
+    {"adapters", "batches", "engine", "gathering", "membership", "modes", "orders", "randomness"},
     {"stream_log"},
-    {"journal", "streams"},
+    {"journal", "sharding", "streams"},
     {"losses", "sets", "state", "timetable"},
     {"removed"},
     {"memory", "problem", "replaying", "splitting", "tasks"},

@@ -18,6 +18,7 @@ from nabla_tau.errors import Problems, some
 from nabla_tau.errors import UnlearningWarning as UnlearningWarning
 from nabla_tau.losses import LOSSES, PerSampleLoss, TokenLoss, name_of, not_one_each, ready_made
 from nabla_tau.sets import RowNumbers, Source, base_rows, chosen_rows, is_stream, open_set
+from nabla_tau.shards import is_shard
 from nabla_tau.splitting import read_column
 from nabla_tau.survey import Digest, Survey, survey
 from nabla_tau.tasks import first_logits, misfit, unfit
@@ -93,6 +94,11 @@ def model_problems(model: Any) -> list[str]:
         problems.append(
             f"model: expected dense gradients, got sparse=True in {some(sparse)}: make it with sparse=False."
         )
+    if parts := [name for name, parameter in model.named_parameters() if is_shard(parameter)]:
+        return [
+            f"model: expected whole weights, got parts of them, sharded over processes, in {some(parts)}: pass the "
+            "model as it was before, with shard=True; of a result, load() what save() wrote."
+        ]
     if not any(parameter.requires_grad for parameter in model.parameters()):
         problems.append(
             "model: expected trainable parameters, got none: set requires_grad_(True) on the layers to be changed."

@@ -151,6 +151,14 @@ def unlearn(
         float | None,
         typer.Option(help="Seconds between two checkpoints (default: so many that saving takes 2 % of the time)."),
     ] = None,
+    shard: Annotated[
+        bool,
+        typer.Option("--shard", help="Spread the copy over the processes that torchrun or accelerate launch starts."),
+    ] = False,
+    gradient_checkpointing: Annotated[
+        bool,
+        typer.Option("--gradient-checkpointing", help="Switch on what the model offers; the result stays the same."),
+    ] = False,
     plan: Annotated[
         bool,
         typer.Option(
@@ -176,6 +184,7 @@ def unlearn(
         sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
         options: dict[str, Any] = {"seed": seed, **sizes, "device": device, "in_place": in_place or None}
         options.update(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
+        options.update(shard=shard or None, gradient_checkpointing=gradient_checkpointing or None)
         if method is not None:
             options["method"] = find_method(method)
         arguments = read_project(target, ids_file=forget, id_column=id_column, skip_unknown=skip_unknown)

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs
 from torch import Tensor, nn
 
 from nabla_tau.errors import InvalidRequest
+from nabla_tau.shards import is_shard
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,29 @@ class Engine:
         mine = torch.frombuffer(bytearray(content), dtype=torch.uint8)[None].to(self.device)
         return [bytes(row.numpy()) for row in self.accelerator.gather(mine).cpu()]
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The mixed precision that `accelerate launch --mixed_precision` asked for."""
-        context: AbstractContextManager[Any] = self.accelerator.autocast()
+    def autocast(self, keep_casts: bool = True) -> AbstractContextManager[Any]:
+        """The mixed precision that `accelerate launch --mixed_precision` asked for.
+
+        Args:
+            keep_casts: whether a weight is cast once for all its uses inside, and held.
+        """
+        kept = None if keep_casts else AutocastKwargs(cache_enabled=False)
+        context: AbstractContextManager[Any] = self.accelerator.autocast(autocast_handler=kept)
         return context
 
     def sum_gradients(self, model: nn.Module) -> None:
         """Replace every gradient by its sum over processes; a parameter without one anywhere keeps none.
+
+        That of a sharded parameter is left alone: backward has put it together.
 
         An optimiser skips a parameter whose gradient is None but decays one whose gradient is zero, so a process
         with an empty share must not turn the first into the second.
         """
         if self.share[1] == 1:
             return
-        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        parameters = [p for p in model.parameters() if p.requires_grad and not is_shard(p)]
+        if not parameters:
+            return
         present = self.sum(
             torch.tensor([parameter.grad is not None for parameter in parameters], device=self.device).int()
         ).tolist()
@@ -123,7 +134,7 @@ def start_engine(device: str | torch.device | None = None) -> Engine:
     if problems := device_problems(device):
         raise InvalidRequest(problems)
     wanted = None if device is None else torch.device(device)
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    several = processes() > 1
     # Accelerate has to be told that processes without a GPU belong together; alone, its own choice stays untouched.
     on_cpu = several and ((wanted is not None and wanted.type == "cpu") or not torch.cuda.is_available())
     accelerator = Accelerator(cpu=on_cpu)
@@ -135,6 +146,16 @@ def start_engine(device: str | torch.device | None = None) -> Engine:
     if accelerator.num_processes > 1:
         _leave_group_at_exit()
     return Engine(accelerator, found if wanted is None or accelerator.num_processes > 1 else wanted)
+
+
+def processes() -> int:
+    """Number of processes that were launched together, before any of them has met the others.
+
+    Example:
+        >>> processes()
+        1
+    """
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device_problems(device: Any) -> list[str]:

@@ -80,6 +80,8 @@ class Facts:
         prices: whether rows of labels that no row of the retain set carries are pushed to the price of those labels.
         not_continued: why a run of it cannot be continued after it was cut off; None where it can. One that can sees
             the model through the means that `Problem` gives it alone, and keeps no weights of its own.
+        not_sharded: why it cannot change a model that is sharded over processes; None where it can. One that can passes
+            through the model by `Problem` alone, and does with weights and gradients what is done to each by itself.
     """
 
     reference: str
@@ -93,6 +95,7 @@ class Facts:
     accumulates: bool = False
     prices: bool = False
     not_continued: str | None = None
+    not_sharded: str | None = None
 
 
 def described(facts: Facts) -> Callable[[MethodType], MethodType]:
@@ -195,15 +198,36 @@ def continuing_problems(method: Any) -> list[str]:
         >>> continuing_problems(methods.retrain)
         ['checkpoint: expected a method that can be continued, got retrain: its training is a function of yours; ...']
     """
+    return _incapable(method, "checkpoint", "can be continued", "not_continued")
+
+
+def sharded_problems(method: Any) -> list[str]:
+    """Why a method cannot change a model that is sharded over processes.
+
+    Returns:
+        One sentence where it cannot.
+
+    Example:
+        >>> from nabla_tau import methods
+        >>> sharded_problems(methods.nabla_tau)
+        []
+        >>> sharded_problems(methods.scrub)
+        ['shard: expected a method that can change a sharded model, got scrub: its teacher is whole; ...']
+    """
+    return _incapable(method, "shard", "can change a sharded model", "not_sharded")
+
+
+def _incapable(method: Any, option: str, able: str, fact: str) -> list[str]:
+    """Why a method cannot do what an option asks, if it cannot: the reason is one of its facts."""
     facts = facts_of(method)
-    if facts is not None and facts.not_continued is None:
+    if facts is not None and getattr(facts, fact) is None:
         return []
     while isinstance(method, functools.partial):
         method = method.func
-    reason = "it has no facts that say so" if facts is None else facts.not_continued
+    reason = "it has no facts that say so" if facts is None else getattr(facts, fact)
     return [
-        f"checkpoint: expected a method that can be continued, got {_name(method)}: {reason}; "
-        "leave checkpoint out, or take another method, as methods.nabla_tau."
+        f"{option}: expected a method that {able}, got {_name(method)}: {reason}; leave {option} "
+        "out, or take another method, as methods.nabla_tau."
     ]
 
 

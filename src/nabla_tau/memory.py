@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nabla_tau.batches import Batch, rows_in, take_rows
 from nabla_tau.losses import PerSampleLoss
+from nabla_tau.shards import bytes_held, is_shard, units
 
 PUBLISHED_BATCH_SIZE = 256
 USABLE = 0.9  # share of the free memory that a step may take
@@ -39,7 +40,7 @@ def activation_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch, sample
 
 
 def _kept_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters() if not is_shard(parameter)}
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -48,10 +49,38 @@ def _kept_bytes(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        _put_together(model, own),
+    ):
         losses = loss(model, batch)  # held, so that no storage is freed and counted twice
     del losses
     return sum(kept.values())
+
+
+@contextmanager
+def _put_together(model: nn.Module, own: set[int]) -> Iterator[None]:
+    """Of a sharded model, the weights of a block count as the model's own while they are put together, and are gone."""
+    handles: list[Any] = []
+    for unit, parameters in units(model).items():
+        mine: set[int] = set()
+        wanted = {id(parameter) for parameter in parameters}
+        names = [name for name, parameter in unit.named_parameters() if id(parameter) in wanted]
+
+        def come(unit: nn.Module, _: Any, names: list[str] = names, mine: set[int] = mine) -> None:
+            mine.update(unit.get_parameter(name).untyped_storage().data_ptr() for name in names)
+            own.update(mine)
+
+        def go(unit: nn.Module, _: Any, output: Any, mine: set[int] = mine) -> None:
+            own.difference_update(mine)
+            mine.clear()
+
+        handles += [unit.register_forward_pre_hook(come), unit.register_forward_hook(go, prepend=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -73,11 +102,13 @@ def _one_block_kept(model: nn.Module) -> Iterator[None]:
 def state_bytes(model: nn.Module) -> int:
     """Bytes of gradients and AdamW's two moments of what is trainable in a model, its weights not counted.
 
+    Of a sharded model, those that this process holds.
+
     Example:
         >>> state_bytes(nn.Linear(10, 10, bias=False))  # 3 x 100 x float32
         1200
     """
-    return (COPIES - 1) * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return (COPIES - 1) * bytes_held(p for p in model.parameters() if p.requires_grad)
 
 
 def step_bytes(weights: int, state: int, activations: float, copies: int = 1) -> int:

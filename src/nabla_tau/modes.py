@@ -1,5 +1,6 @@
 """Batch norm frozen and every dropout off while unlearning; every module's mode as it was afterwards."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.overrides import TorchFunctionMode
+
+from nabla_tau.errors import InvalidRequest
 
 _DROPOUTS = frozenset(
     {
@@ -32,7 +35,12 @@ _DROPOUTS = frozenset(
 _DROPOUT_PLACE = {functional.scaled_dot_product_attention: 4, functional.multi_head_attention_forward: 10}
 
 # What `unlearning_modes` changes besides the modes, where a module has it.
-_SWITCHED = ("dropout", "layerdrop", "_gradient_checkpointing_func")
+_RATES = ("dropout", "layerdrop")
+_FUNCTION = "_gradient_checkpointing_func"
+
+# What models switch gradient checkpointing on and off by: in Transformers the later name, and the one before.
+_ENABLE = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+_DISABLE = ("activation_checkpointing_disable", "gradient_checkpointing_disable")
 
 
 class WithoutDropout(TorchFunctionMode):
@@ -99,14 +107,81 @@ def unlearning_modes(model: nn.Module) -> Iterator[None]:
         for module in checkpointed:
             if hasattr(module, "layerdrop"):
                 change(module, "layerdrop", 0.0)
-            if hasattr(module, "_gradient_checkpointing_func"):
-                change(module, "_gradient_checkpointing_func", _recomputing(module._gradient_checkpointing_func))
+            if hasattr(module, _FUNCTION):
+                change(module, _FUNCTION, _recomputing(getattr(module, _FUNCTION)))
         yield
     finally:
         for module, name, value in reversed(changed):
             setattr(module, name, value)
         for module, training in modes.items():
             module.training = training
+
+
+def gradient_checkpointing_problems(model: Any) -> list[str]:
+    """Why a model's gradient checkpointing cannot be switched on, if it cannot.
+
+    Example:
+        >>> gradient_checkpointing_problems(nn.Linear(2, 2))
+        ['gradient_checkpointing: expected a model that offers it, as Transformers models do by ..., got Linear...']
+    """
+    offered = next((name for name in _ENABLE if callable(getattr(model, name, None))), None)
+    if offered is not None and getattr(model, "supports_gradient_checkpointing", True):
+        return []
+    what = f"no {_ENABLE[1]}()" if offered is None else "supports_gradient_checkpointing=False"
+    return [
+        f"gradient_checkpointing: expected a model that offers it, as Transformers models do by {_ENABLE[1]}(), got "
+        f"{type(model).__name__} with {what}: leave it out; micro_batch_size saves memory with any model."
+    ]
+
+
+@contextmanager
+def gradient_checkpointing(model: nn.Module) -> Iterator[None]:
+    """Gradient checkpointing as the model itself offers it, switched on; as it was found at the end.
+
+    `unlearning_modes` inside of it makes it work in eval mode.
+
+    Raises:
+        InvalidRequest: if the model refuses it.
+
+    Example:
+        >>> class Block(nn.Linear):
+        ...     gradient_checkpointing = False
+        ...     def gradient_checkpointing_enable(self):
+        ...         self.gradient_checkpointing = True
+        >>> model = Block(2, 2)
+        >>> with gradient_checkpointing(model), unlearning_modes(model):
+        ...     model.gradient_checkpointing, model.training
+        (True, True)
+        >>> model.gradient_checkpointing
+        False
+    """
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):  # the user's choice stays
+        yield
+        return
+    found = {module: (dict(vars(module)), set(module._forward_hooks)) for module in model.modules()}
+    enable, disable = _offered(model, _ENABLE), _offered(model, _DISABLE)
+    keyword = next((name for name in inspect.signature(enable).parameters if name.endswith("ing_kwargs")), None)
+    try:
+        enable(**({} if keyword is None else {keyword: {"use_reentrant": False}}))
+    except (ValueError, NotImplementedError) as error:
+        raise InvalidRequest([f"gradient_checkpointing: expected a model that offers it, got {error}"]) from error
+    added = {module: (set(vars(module)) - set(found[module][0]), set(module._forward_hooks)) for module in found}
+    try:
+        yield
+    finally:
+        disable()
+        for module, (attributes, hooks) in found.items():  # what switching off leaves behind
+            for name in added[module][0] & set(vars(module)):
+                delattr(module, name)
+            for name in {"gradient_checkpointing", _FUNCTION} & set(attributes):
+                setattr(module, name, attributes[name])
+            for number in added[module][1] - hooks:
+                module._forward_hooks.pop(number, None)
+
+
+def _offered(model: nn.Module, names: tuple[str, ...]) -> Callable[..., Any]:
+    found = (getattr(model, name, None) for name in names)
+    return next((function for function in found if callable(function)), lambda: None)
 
 
 @contextmanager
@@ -154,12 +229,14 @@ def training_modes(model: nn.Module, original: nn.Module) -> Iterator[None]:
         ((True, 0.3), (False, 0.0))
     """
     modes = {module: module.training for module in model.modules()}
-    changed = [(module, name, getattr(module, name)) for module in modes for name in _SWITCHED if name in vars(module)]
+    names = (*_RATES, _FUNCTION)
+    changed = [(module, name, getattr(module, name)) for module in modes for name in names if name in vars(module)]
     twins = dict(zip(model.modules(), original.modules(), strict=True))
     try:
         model.train()
-        for module, name, _ in changed:
-            setattr(module, name, getattr(twins[module], name))
+        for module, name, value in changed:
+            own = getattr(value, "with_dropout", value) if name == _FUNCTION else getattr(twins[module], name)
+            setattr(module, name, own)
         yield
     finally:
         for module, name, value in changed:
@@ -224,7 +301,12 @@ def draws_on_the_batch(model: nn.Module) -> list[str]:
 
 def _recomputing(checkpoint: Any) -> Callable[..., Any]:
     """Checkpointing whose blocks drop nothing out when autograd, on a thread of its own, runs them again."""
-    return lambda function, *args, **kwargs: checkpoint(_without_dropout(function), *args, **kwargs)
+
+    def recompute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return checkpoint(_without_dropout(function), *args, **kwargs)
+
+    recompute.with_dropout = checkpoint  # type: ignore[attr-defined]
+    return recompute
 
 
 def _without_dropout(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nabla_tau.errors import InvalidRequest
 from nabla_tau.memory import describe
+from nabla_tau.sharding import shard_copy
 
 Changeable = tuple[nn.Module, Callable[[], None]]
 """The model to be changed, and a function that gives it the original's weights again."""
@@ -33,15 +34,8 @@ def copied(model: nn.Module, device: torch.device) -> Iterator[Changeable]:
         >>> model is original, bool((model.weight == original.weight).all())
         (False, True)
     """
-    try:
+    with _copying("copied"):
         changed = copy.deepcopy(model).to(device)
-    except Exception as error:
-        raise InvalidRequest(
-            [
-                f"model: expected a module that can be copied, got {type(error).__name__} ({error}): detach tensors "
-                "that it keeps from an earlier forward pass."
-            ]
-        ) from error
 
     def put_back() -> None:
         with torch.no_grad():
@@ -49,6 +43,40 @@ def copied(model: nn.Module, device: torch.device) -> Iterator[Changeable]:
                 parameter.copy_(original)
 
     yield changed, put_back
+
+
+@contextmanager
+def sharded(model: nn.Module, device: torch.device) -> Iterator[Changeable]:
+    """A copy to be changed of which each process holds a part; the original is not touched.
+
+    Raises:
+        InvalidRequest: if the model cannot be copied or sharded.
+
+    Example:
+        >>> torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        >>> original = nn.Linear(2, 2)
+        >>> with sharded(original, torch.device("cpu")) as (model, put_back):
+        ...     type(model.weight).__name__, bool((model.weight.full_tensor() == original.weight).all())
+        ('DTensor', True)
+        >>> torch.distributed.destroy_process_group()
+    """
+    with _copying("copied and sharded"):
+        changed, put_back = shard_copy(model, device)
+        put_back()
+    yield changed, put_back
+
+
+@contextmanager
+def _copying(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise InvalidRequest(
+            [
+                f"model: expected a module that can be {what}, got {type(error).__name__} ({error}): detach tensors "
+                "that it keeps from an earlier forward pass."
+            ]
+        ) from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from nabla_tau.kept import Kept, look_into
 from nabla_tau.memory import describe, free_bytes, step_bytes
 from nabla_tau.problem import Problem
 from nabla_tau.sets import largest_batch
+from nabla_tau.shards import bytes_held
 from nabla_tau.unlearning import Request, measure
 
 TIMED_STEPS = 2
@@ -34,7 +35,7 @@ class Plan:
         micro_batch_size: samples that a process gives the model at once; None for its whole share of a batch.
         retraining_epoch_seconds: about what each epoch of training on the retain set alone would take.
         step_bytes: memory of a step: activations, gradients, optimiser moments and, but for `in_place`, the copy of the
-            model.
+            model; of a sharded one this process's part, and the block that is put together.
         free_bytes: memory free on the device.
         training_passes: samples that steps are made on, forget and retain, over the samples of the training set: 2.5 is
             the work of 2.5 epochs of training.
@@ -163,7 +164,7 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
     forget_passes = settings.get("forget_passes", settings["epochs"])
     retain_passes = settings.get("retain_passes", settings["steps"] / retain.batches)
     samples = forget_passes * forget.size + retain_passes * retain.size
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in problem.model.parameters())
+    weights = bytes_held(problem.model.parameters())
     seconds = samples * per_sample + measured_batches * per_batch
     return Plan(
         samples=settings["samples"],
@@ -178,7 +179,7 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
         check_seconds=check_seconds,
         step_bytes=step_bytes(
             weights,
-            settings["state_bytes"],
+            settings["state_bytes"] + settings.get("gathered_bytes", 0),
             settings["activation_bytes_per_sample"] * min(at_once, problem.micro_batch_size or at_once),
             copies=(not settings["in_place"]) + settings.get("teachers", 0),
         ),

@@ -27,6 +27,8 @@ from nabla_tau.modes import (
 from nabla_tau.randomness import undisturbed
 from nabla_tau.removed import Removed
 from nabla_tau.sets import Source
+from nabla_tau.sharding import Shards
+from nabla_tau.shards import is_shard
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Problem:
         resume: called with the optimiser once the journal has been repeated.
         removed: labels that the request removes, where the method asks for them.
         highest_target: what τ is held below.
+        shards: of a model that is sharded, how its processes keep in step.
         steps: steps done.
         total_steps: steps announced.
 
@@ -150,6 +153,7 @@ class Problem:
     resume: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
     removed: Removed | None = None
     highest_target: float = math.inf
+    shards: Shards | None = None
     steps: int = 0
     total_steps: int = 0
 
@@ -201,7 +205,7 @@ class Problem:
             return self._told(torch.zeros(0, device=self.engine.device))
         size = self._samples_of_all(0 if batch is None else rows_in(batch))
         total = torch.zeros((), dtype=self.engine.sum_type, device=self.engine.device)
-        for part in cut(batch, self.micro_batch_size):
+        for part in self._parts(batch):
             local = self.losses(part).sum() / max(size, 1)
             self.backward(weight * local)
             total += local.detach()
@@ -214,6 +218,8 @@ class Problem:
         gradients = [parameter.grad for parameter in self.trainable() if parameter.grad is not None]
         if factor == 0:
             self.model.zero_grad(set_to_none=True)
+            if self.shards is not None:
+                self.shards.reached.clear()
         elif gradients:
             torch._foreach_mul_(gradients, factor)
 
@@ -256,6 +262,8 @@ class Problem:
             self.step_done()
             return True
         self.engine.sum_gradients(self.model)
+        if self.shards is not None:
+            self.shards.settle()
         made = self._make_step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         if made:
@@ -355,8 +363,10 @@ class Problem:
 
     def adamw(self, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
         """AdamW over the trainable parameters, with the library's default betas; one kernel where there is one."""
-        fused = self.engine.device.type in ("cpu", "cuda") or None
-        return torch.optim.AdamW(self.trainable(), lr=learning_rate, weight_decay=weight_decay, fused=fused)
+        parameters = self.trainable()
+        alike = len(set(map(is_shard, parameters))) == 1  # one kernel takes parts of tensors or whole ones
+        fused = (self.engine.device.type in ("cpu", "cuda") or None) if alike else None
+        return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=fused)
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that a method may change."""
@@ -397,22 +407,50 @@ class Problem:
         return self._read(logits_of, batch)
 
     def _read(self, read: Callable[[nn.Module, Batch], Tensor], batch: Batch | None) -> Tensor:
-        if batch is None:
-            return torch.zeros(0, device=self.engine.device)
-        parts = [self._read_part(read, part) for part in cut(batch, self.micro_batch_size)]
+        if torch.is_grad_enabled():
+            self.samples_differentiated += 0 if batch is None else rows_in(batch)
+            if self.shards is not None:
+                self.shards.counted = batch is not None
+        parts = [
+            self._read_part(read, part) if part is not None else self._read_nothing(read) for part in self._parts(batch)
+        ]
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+    def _parts(self, batch: Batch | None) -> Iterator[Batch | None]:
+        """A share of a batch as the model is given it, in micro-batches; of a sharded model, as many on every process.
+
+        None stands for nothing to read, and comes at least once where there is nothing else.
+        """
+        if self.shards is None:
+            yield from cut(batch, self.micro_batch_size)
+            return
+        size = self.micro_batch_size
+        mine = 0 if batch is None else 1 if size is None else -(-rows_in(batch) // size)
+        rounds = self.shards.rounds(mine)
+        yield from cut(batch, size)
+        yield from [None] * (rounds - max(mine, 1))
+
+    def _read_nothing(self, read: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
+        """No values; of a sharded model, with the graph of a sample, for gradients of zero that keep step."""
+        if self.shards is None:
+            return torch.zeros(0, device=self.engine.device)
+        return self._read_part(read, self.shards.spare)[:0]
+
     def _read_part(self, read: Callable[[nn.Module, Batch], Tensor], batch: Batch) -> Tensor:
-        self.samples_differentiated += rows_in(batch) if torch.is_grad_enabled() else 0
         alone = self.model.training and rows_in(batch) == 1
         with (
-            self.engine.autocast(),
+            self.engine.autocast() if self.shards is None else self.engine.autocast(keep_casts=False),
             self.around_loss(),
             without_batch_statistics(self.model) if alone else nullcontext(),
         ):
             values = read(self.model, batch)
         # L_f decides over the ascent: never less than float32
         return values.to(torch.promote_types(values.dtype, torch.float32))
+
+    def sample(self) -> Batch:
+        """One sample of the forget set, on the device, as a batch; the same on every process."""
+        placed = (self.place(batch) for batch in self.forget.ordered())
+        return take_rows(next(batch for batch in placed if batch is not None), torch.tensor([0]))
 
     def place(self, batch: Batch | None) -> Batch | None:
         """Leave out samples without a labelled token, then move the rest to the device."""

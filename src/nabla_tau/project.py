@@ -13,7 +13,8 @@ from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
 from nabla_tau.splitting import split, without_ids
 
-AUDITED, TUNED, RESOURCES = ("test", "retrained", "matched"), ("own_validation",), ("micro_batch_size", "in_place")
+AUDITED, TUNED = ("test", "retrained", "matched"), ("own_validation",)
+RESOURCES = ("micro_batch_size", "in_place", "shard", "gradient_checkpointing")
 SHARED = ("model", "forget", "retain", "validation", "method", "loss", "seed", "batch_size", "device")
 ARGUMENTS = (*SHARED, *RESOURCES, *AUDITED, *TUNED)
 REQUIRED = {

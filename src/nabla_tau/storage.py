@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +30,9 @@ from nabla_tau.adapters import (
     write_configuration,
 )
 from nabla_tau.digests import weights_digest
+from nabla_tau.gathering import gathered, write_gathered
 from nabla_tau.problem import Epoch
+from nabla_tau.shards import is_sharded
 
 WEIGHTS, RECORD = "model.safetensors", "unlearning.json"
 FORMAT = 1
@@ -52,7 +54,8 @@ class Unlearned:
     """What `unlearn` gives back.
 
     Attributes:
-        model: the unlearned model θ_u; the original is as it was.
+        model: the unlearned model θ_u; the original is as it was. After `shard=True` each process holds its part of it:
+            all of them call it together, and `save`; `load` gives a whole one.
         epochs: what each pass over the forget set did.
         settings: every value that was derived or measured.
         reached_target: whether the forget set ended at the price of unseen data.
@@ -134,6 +137,8 @@ class Unlearned:
             content = {"format": FORMAT, "saved": saved, "weights_sha256": weights, **base, **self.record()}
             path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
+        if is_sharded(self.model):
+            return {WEIGHTS: lambda path: write_gathered(self.model, path), RECORD: record}
         if adapter is None:
             return {WEIGHTS: lambda path: save_model(self.model, str(path)), RECORD: record}
         return {
@@ -146,7 +151,8 @@ class Unlearned:
         """Write `model.safetensors` and `unlearning.json` into a folder, atomically.
 
         Where an adapter of PEFT is all that was trainable, it is saved alone, as `adapter_model.safetensors` and
-        `adapter_config.json`, which `PeftModel.from_pretrained(base, folder)` reads.
+        `adapter_config.json`, which `PeftModel.from_pretrained(base, folder)` reads. Of several processes the first
+        writes; a sharded model it writes whole, putting together one tensor after the other, and all have to call this.
 
         Args:
             folder: made if it does not exist; may hold other files.
@@ -156,6 +162,7 @@ class Unlearned:
 
         Raises:
             FileExistsError: if it already holds a file of either name. Nothing is overwritten.
+            OSError: if it cannot be written; of a sharded model, on every process.
 
         Example:
             >>> result = Unlearned(nn.Linear(2, 2), [], {}, True)
@@ -165,21 +172,43 @@ class Unlearned:
             ['model.safetensors', 'unlearning.json']
         """
         target = Path(folder)
+        if is_sharded(self.model):
+            self._save_together(target)
+            return target
         if not _writes():
             torch.distributed.barrier()
             return target
         require_free(target)
         with _staging(target) as staging:
-            writers = self.writers()
-            for name, fill in writers.items():
-                fill(staging / name)
-                flush(staging / name)
-            target.mkdir(parents=True, exist_ok=True)
-            require_free(target)
-            move_whole(staging, target, list(writers))  # the record last: a folder with a record is complete
+            self._write(staging, target)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         return target
+
+    def _save_together(self, target: Path) -> None:
+        """Save a sharded model: it takes all processes to put a tensor together."""
+        device = _device_of(self.model)
+        with ExitStack() as entered:
+            staging = None
+            with _agreed(target, device):
+                if _writes():
+                    require_free(target)
+                    staging = entered.enter_context(_staging(target))
+            with _agreed(target, device):
+                if staging is not None:
+                    self._write(staging, target)
+                else:
+                    for _ in gathered(self.model):
+                        pass
+
+    def _write(self, staging: Path, target: Path) -> None:
+        writers = self.writers()
+        for name, fill in writers.items():
+            fill(staging / name)
+            flush(staging / name)
+        target.mkdir(parents=True, exist_ok=True)
+        require_free(target)
+        move_whole(staging, target, list(writers))  # the record last: a folder with a record is complete
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
@@ -405,6 +434,19 @@ def _is_epoch(epoch: Any) -> bool:
 def _device_of(model: nn.Module) -> str:
     tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
     return "cpu" if tensor is None else str(tensor.device)
+
+
+@contextmanager
+def _agreed(target: Path, device: str) -> Iterator[None]:
+    """What fails on the process that writes fails on all, so that none waits for another."""
+    failed = torch.ones((), dtype=torch.int32, device=device)
+    try:
+        yield
+        failed.zero_()
+    finally:
+        torch.distributed.all_reduce(failed, torch.distributed.ReduceOp.MAX)
+    if failed:
+        raise OSError(f"Expected process 0 to write {target}, got a failure there: see its own message.")
 
 
 def _writes() -> bool:

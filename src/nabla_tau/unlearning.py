@@ -5,7 +5,7 @@ import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import islice
@@ -16,14 +16,23 @@ import torch
 from torch import nn
 
 from nabla_tau import checks, methods
+from nabla_tau.adapters import is_adapted
 from nabla_tau.batches import Batch
 from nabla_tau.checkpoint import NotSaved, place_of_original
 from nabla_tau.collapse import most_allowed
 from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size, kept_micro_batch_size
 from nabla_tau.continuing import Keeper, passes
-from nabla_tau.engine import Engine, device_problems, start_engine
+from nabla_tau.engine import Engine, device_problems, processes, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
-from nabla_tau.facts import SECOND_MODEL, accumulates, facts_of, setting_problems, suggestion, task_problems
+from nabla_tau.facts import (
+    SECOND_MODEL,
+    accumulates,
+    facts_of,
+    setting_problems,
+    sharded_problems,
+    suggestion,
+    task_problems,
+)
 from nabla_tau.locking import alone_in
 from nabla_tau.losses import PerSampleLoss, name_of, ready_made
 from nabla_tau.memory import (
@@ -33,13 +42,21 @@ from nabla_tau.memory import (
     free_bytes,
     state_bytes,
 )
-from nabla_tau.modes import WithoutDropout, reads_the_batch, unlearning_modes
-from nabla_tau.original import Changeable, copied, given_up
+from nabla_tau.modes import (
+    WithoutDropout,
+    gradient_checkpointing,
+    gradient_checkpointing_problems,
+    reads_the_batch,
+    unlearning_modes,
+)
+from nabla_tau.original import Changeable, copied, given_up, sharded
 from nabla_tau.problem import Method, Problem, finite
 from nabla_tau.randomness import seeded
 from nabla_tau.removed import removed_labels
 from nabla_tau.replaying import replay_problems
 from nabla_tau.sets import Source, generators_of, largest_batch, reopened
+from nabla_tau.sharding import in_step, sharding_problems
+from nabla_tau.shards import gathered_bytes
 from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
 
@@ -62,6 +79,8 @@ def unlearn(
     in_place: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: float | None = None,
+    shard: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> Unlearned:
     """Give back a model that no longer carries the forget set; nothing needs to be tuned.
 
@@ -87,10 +106,15 @@ def unlearn(
         checkpoint: folder to keep the state of the run in. The same call continues a run that was cut off, to the same
             bits, and gives back the result of one that was finished. The folder may go once the result is saved.
         checkpoint_every: seconds between two saves; None for an interval at which saving takes 2 % of the time.
+        shard: spread the copy over the processes (torch's `fully_shard`), so that each holds a part of its weights,
+            gradients and moments; the result is that without it, to rounding.
+        gradient_checkpointing: switch on, for the run, what the model itself offers: activations are computed again in
+            backward instead of kept; the result stays the same.
 
     Returns:
         An `Unlearned`: the new model (with `in_place`, the one passed in), on the device of the original, with what was
-        done and derived.
+        done and derived. With `shard` the model stays spread over the processes, on theirs: all of them call it, and
+        `save`, together.
 
     Raises:
         InvalidRequest: if the request cannot be carried out, with every problem found; if the folder keeps another run.
@@ -133,6 +157,8 @@ def unlearn(
         in_place,
         checkpoint,
         checkpoint_every,
+        shard,
+        gradient_checkpointing,
     ).run()
 
 
@@ -163,6 +189,8 @@ class Request:
     in_place: bool = False
     checkpoint: str | os.PathLike[str] | None = None
     checkpoint_every: float | None = None
+    shard: bool = False
+    gradient_checkpointing: bool = False
     on_step: Callable[[int, int], None] = lambda done, total: None
 
     def run(self) -> Unlearned:
@@ -170,7 +198,8 @@ class Request:
         started = time.perf_counter()
         with self.prepared(to_run=True) as problem:
             unlearned = self.unlearned(problem, started)
-        unlearned.model.to(_device_of(self.model))
+        if not self.shard:
+            unlearned.model.to(_device_of(self.model))
         return unlearned
 
     def unlearned(self, problem: Problem, started: float) -> Unlearned:
@@ -272,6 +301,10 @@ class Request:
         problems[:0] = wrong
         problems.refuse()
         engine = start_engine(self.device)
+        if engine.mixed_precision == "fp16" and self.shard:
+            raise InvalidRequest(
+                ["shard: expected mixed precision 'no' or 'bf16', got 'fp16', whose scaler sees one part: use bf16."]
+            )
         if engine.mixed_precision == "fp16" and not accumulates(self.method):
             raise InvalidRequest(
                 [
@@ -285,7 +318,9 @@ class Request:
             nullcontext() if folder is None else alone_in(folder, engine),
             self.changeable(folder, engine) as (model, put_back),
             seeded(int(self.seed), generators, on_gpu=engine.device.type == "cuda"),
+            gradient_checkpointing(model) if self.gradient_checkpointing else nullcontext(),
             unlearning_modes(model),
+            ExitStack() as watching,
         ):
             loss, findings = self.check_data(sets, sources, model, engine)
             counts = {name: (found.size, found.batches) for name, found in findings.surveys.items()}
@@ -308,6 +343,9 @@ class Request:
                 put_back=put_back,
                 fingerprints=findings.fingerprints(),
             )
+            if self.shard:
+                require_one_model(engine, problem.settings["original_fingerprint"])
+                problem.shards = watching.enter_context(in_step(model, engine, problem.sample()))
             facts = facts_of(self.method)
             if facts is not None and facts.prices:
                 labels = {name: found.labels for name, found in findings.surveys.items()}
@@ -324,6 +362,8 @@ class Request:
 
     def changeable(self, folder: Path | None, engine: Engine) -> AbstractContextManager[Changeable]:
         """The model to be changed; where it is the original, its weights are in the folder of checkpoints, if any."""
+        if self.shard:
+            return sharded(self.model, engine.device)
         if not self.in_place:
             return copied(self.model, engine.device)
         if folder is None:
@@ -365,7 +405,8 @@ class Request:
             problems.append(
                 f"method: expected a function of nabla_tau.methods or one like them, got {self.method!r}: {hint}"
             )
-        problems += [*setting_problems(self.method), *self.in_place_problems()]
+        problems += [*setting_problems(self.method), *self.in_place_problems(), *self.shard_problems()]
+        problems += self.gradient_checkpointing_problems()
         problems += checkpoint_problems(self.method, self.checkpoint, self.checkpoint_every)
         if self.loss is not None:
             problems += checks.loss_problems(self.loss)
@@ -382,6 +423,37 @@ class Request:
             f"in_place: expected a method that can do without the original, got {name_of(self.method)}, "  # type: ignore[arg-type]
             "which reads it: leave in_place out, or pass methods.nabla_tau."
         ]
+
+    def shard_problems(self) -> list[str]:
+        """Why the copy cannot be spread over processes, if it cannot."""
+        if type(self.shard) is not bool:
+            return [f"shard: expected True or False, got {self.shard!r}."]
+        if not self.shard:
+            return []
+        problems = [*sharding_problems(), *(sharded_problems(self.method) if callable(self.method) else [])]
+        if processes() == 1:
+            problems.append(
+                "shard: expected several processes, each of which holds a part of the model, got one: launch with "
+                "torchrun --nproc_per_node N, or leave shard out."
+            )
+        problems += [
+            f"shard: expected a request without {other}, which keeps whole weights of the model, got both: leave one "
+            "of them out."
+            for other in ("in_place", "checkpoint")
+            if getattr(self, other)
+        ]
+        if isinstance(self.model, nn.Module) and is_adapted(self.model):
+            problems.append(
+                "shard: expected a model that is trained whole, got an adapter of PEFT, which is saved from one "
+                "process: leave shard out; an adapter's gradients and moments are small."
+            )
+        return problems
+
+    def gradient_checkpointing_problems(self) -> list[str]:
+        """Why gradient checkpointing cannot be switched on, if it cannot."""
+        if type(self.gradient_checkpointing) is not bool:
+            return [f"gradient_checkpointing: expected True or False, got {self.gradient_checkpointing!r}."]
+        return gradient_checkpointing_problems(self.model) if self.gradient_checkpointing else []
 
     def accumulation_problems(self) -> list[str]:
         """Why the batches of a request cannot be made of micro-batches, if they cannot."""
@@ -444,20 +516,21 @@ class Request:
         batch = checks.first_batches(forget, engine.device, self.micro_batch_size)["forget"]
         with engine.autocast(), WithoutDropout():
             per_sample = activation_bytes(model, loss, batch)
-        state, free, processes = state_bytes(model), free_bytes(engine.device), engine.share[1]
+        state, gathered = state_bytes(model), gathered_bytes(model)
+        needed, free, sharing = state + gathered, free_bytes(engine.device), engine.share[1]
         in_parts = accumulates(self.method) and not reads_the_batch(model)
         reasons = {}
         if self.batch_size is None and not in_parts:
             kept = None if self.checkpoint is None else kept_batch_size(Path(self.checkpoint), sets)
-            size = engine.minimum(kept or fitting_batch_size(per_sample, state, free * processes))
+            size = engine.minimum(kept or fitting_batch_size(per_sample, needed, free * sharing))
             sources = {name: reopened(sources[name], data, size) for name, data in sets.items()}
             if size < PUBLISHED_BATCH_SIZE:
                 reasons["batch_size_reason"] = f"{PUBLISHED_BATCH_SIZE} samples do not fit into free memory"
-        share = max(-(-largest_batch(source) // processes) for source in sources.values())
+        share = max(-(-largest_batch(source) // sharing) for source in sources.values())
         micro = self.micro_batch_size
         if micro is None and in_parts:
             kept = None if self.checkpoint is None else kept_micro_batch_size(Path(self.checkpoint), share)
-            micro = engine.minimum(kept or fitting_batch_size(per_sample, state, free, share))
+            micro = engine.minimum(kept or fitting_batch_size(per_sample, needed, free, share))
             if micro < share:
                 reasons["micro_batch_size_reason"] = f"{share} samples do not fit into free memory at once"
         settings = {
@@ -465,6 +538,7 @@ class Request:
             "micro_batch_size": None if micro is None or micro >= share else int(micro),
             "activation_bytes_per_sample": round(per_sample),
             "state_bytes": state,
+            **({"gathered_bytes": gathered} if self.shard else {}),
             **reasons,
         }
         return sources, settings
@@ -480,6 +554,8 @@ class Request:
             "seed": int(self.seed),
             "samples": {name: source.size for name, source in sources.items()},
             "in_place": self.in_place,
+            "shard": self.shard,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "skipped_ids": len(checks.skipped_ids(self.forget)),
@@ -501,6 +577,28 @@ class Request:
         problem.warnings.append(text)
         if problem.engine.is_main:
             warnings.warn(text, UnlearningWarning, stacklevel=5)
+
+
+def require_one_model(engine: Engine, digest: str) -> None:
+    """Make sure that the parts which processes take of a model are of one model.
+
+    Args:
+        engine: the processes.
+        digest: of the weights that this one was given.
+
+    Raises:
+        InvalidRequest: if they were given different ones.
+
+    Example:
+        >>> require_one_model(start_engine("cpu"), fingerprint(nn.Linear(2, 2)))
+    """
+    if len(set(engine.gather(bytes.fromhex(digest)))) > 1:
+        raise InvalidRequest(
+            [
+                "model: expected the same weights in every process, of which each takes its part, got different ones: "
+                "load one file in all of them, or set one seed before the model is made."
+            ]
+        )
 
 
 @dataclass(frozen=True)

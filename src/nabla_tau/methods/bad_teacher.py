@@ -29,6 +29,7 @@ from nabla_tau.problem import Epoch, Problem
             "temperature": Range(0, above=True, search=(0.5, 8)),
             "retain_share": Range(0, 1, above=True),
         },
+        not_sharded="its teacher is whole",
     )
 )
 def bad_teacher(

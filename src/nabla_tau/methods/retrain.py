@@ -29,6 +29,7 @@ Training = Callable[[Any, int], nn.Module]
         forgets="everything: the forget set is never read",
         keeps="nothing",
         not_continued="its training is a function of yours",
+        not_sharded="its training is a function of yours",
     )
 )
 def retrain(problem: Problem, *, train: Training) -> Iterator[Epoch]:

@@ -22,6 +22,7 @@ from nabla_tau.relabelling import RELABELLED
         keeps="as `random_label`, and what the frozen half of the weights carries",
         tasks=RELABELLED,
         settings={**SETTINGS, "mask_share": Range(0, 1, above=True, search=(0.1, 0.9), scale="linear")},
+        not_sharded="its mask ranks the weights of all layers together",
     )
 )
 def salun(

@@ -47,6 +47,7 @@ SETTINGS = {
         keeps="at published settings it hardly moves small sets; it can go past “unseen”",
         tasks=DISTRIBUTIONS,
         settings=SETTINGS,
+        not_sharded="its teacher is whole",
     )
 )
 def scrub(

@@ -27,6 +27,7 @@ State = dict[str, Tensor]
         tasks=DISTRIBUTIONS,
         settings=SETTINGS,
         not_continued="it keeps the weights of every epoch",
+        not_sharded="its teacher is whole",
     )
 )
 def scrub_rewind(

@@ -23,6 +23,7 @@ from nabla_tau.problem import Epoch, Problem
             "dampening": Range(0, search=(0.01, 10)),
         },
         not_continued="it changes the model once, at its end",
+        not_sharded="it reads gradients of single samples",
     )
 )
 def ssd(problem: Problem, *, selection: float = 10.0, dampening: float = 1.0) -> Iterator[Epoch]:
