@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from nabla_tau import unlearn
-from nabla_tau.methods.nabla_tau import LARGEST_RISE, derive, settle_learning_rate
+from nabla_tau import losses, unlearn
+from nabla_tau.methods.nabla_tau import LEARNING_RATES, derive, settle_learning_rate
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")
 
+DEFAULT = sys.modules["nabla_tau.methods.nabla_tau"]  # the package's attribute of this name is the function
 TRAIN, VALIDATION = clusters(300, 1, noise=1.5), clusters(200, 2, noise=1.5)
 SETS = {
     "forget": tuple(column[:180] for column in TRAIN),
@@ -30,12 +31,15 @@ def memorised():
     return fit(nn.Sequential(nn.Linear(6, 256), nn.ReLU(), nn.Linear(256, 3)), *TRAIN)
 
 
-def test_the_ascent_never_outweighs_the_descent_and_the_target_does_not_run_away(memorised):
+def test_the_ascent_never_outweighs_the_descent_and_the_target_does_not_run_away(memorised, monkeypatch):
+    rise = 1.2
+    monkeypatch.setattr(DEFAULT, "LARGEST_RISE", rise)
     unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
     first = unlearned.epochs[0]
-    assert 2 * first.alpha * (first.target_loss - unlearned.settings["forget_loss_before"]) > 1 - first.alpha
+    missing = first.target_loss - unlearned.settings["forget_loss_before"]
+    assert 2 * first.alpha * missing / unlearned.settings["loss_unit"] > 1 - first.alpha
     assert all(epoch.ascent_weight <= 1 - epoch.alpha for epoch in unlearned.epochs)
-    highest = LARGEST_RISE * unlearned.settings["target_loss_before"]
+    highest = rise * unlearned.settings["target_loss_before"]
     assert all(epoch.target_loss <= highest + 1e-9 for epoch in unlearned.epochs)
     assert unlearned.settings["target_loss_after"] > highest  # it would have gone further
     assert unlearned.settings["retain_loss_after"] < 1 < unlearned.settings["target_loss_before"] / 2
@@ -49,7 +53,7 @@ def test_a_rate_that_harms_the_retain_set_is_not_taken(memorised):
         sets = {name: (inputs * scale, targets) for name, (inputs, targets) in SETS.items()}
         with Request(model, **sets, device="cpu").prepared() as problem:
             rates.append(settle_learning_rate(problem, problem.mean_loss(problem.validation))[0])
-    assert rates[0] == 1e-3
+    assert rates[0] == LEARNING_RATES[0]
     assert rates[1] < 1e-3
 
 
@@ -69,8 +73,45 @@ def test_a_single_row_does_not_roll_past_its_target(memorised, monkeypatch):
         return settings["forget_loss_after"] - settings["target_loss_after"]
 
     braked = excess()
-    monkeypatch.setattr(sys.modules["nabla_tau.methods.nabla_tau"], "lose_momentum", lambda optimizer: None)
+    monkeypatch.setattr(DEFAULT, "lose_momentum", lambda optimizer: None)
     assert braked < excess() / 2
+
+
+def test_the_units_of_the_loss_do_not_matter(memorised):
+    plain = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+    dear = unlearn(
+        memorised,
+        **SETS,
+        device="cpu",
+        batch_size=64,
+        loss=lambda model, rows: 1000 * losses.classification(model, rows),
+    )
+    assert dear.settings["loss_unit"] == pytest.approx(1000 * plain.settings["loss_unit"])
+    assert dear.settings["learning_rate"] == plain.settings["learning_rate"]
+    for one, other in zip(plain.epochs[:10], dear.epochs[:10], strict=True):
+        assert one.ascent_weight == pytest.approx(other.ascent_weight, rel=0.02, abs=0.01)
+    assert dear.settings["forget_loss_after"] == pytest.approx(1000 * plain.settings["forget_loss_after"], rel=0.1)
+
+
+def test_what_went_too_far_is_pulled_back(memorised, monkeypatch):
+    few = {**SETS, "forget": tuple(column[:4] for column in TRAIN), "retain": tuple(column[4:] for column in TRAIN)}
+    monkeypatch.setattr(DEFAULT, "lose_momentum", lambda optimizer: None)  # which would carry them far
+
+    def excess():
+        settings = unlearn(memorised, **few, device="cpu").settings
+        return settings["forget_loss_after"] - settings["target_loss_after"]
+
+    pulled = excess()
+    monkeypatch.setattr(DEFAULT, "SLACK", math.inf)
+    assert pulled < excess() / 2
+
+
+def test_a_removed_class_is_not_pulled_back(memorised):
+    of_class = TRAIN[1] == 0
+    forget, retain = (tuple(column[rows] for column in TRAIN) for rows in (of_class, ~of_class))
+    unlearned = unlearn(memorised, forget=forget, retain=retain, validation=VALIDATION, device="cpu", batch_size=64)
+    assert unlearned.settings["slack"] is None
+    assert all(epoch.ascent_weight >= 0 for epoch in unlearned.epochs)
 
 
 @pytest.mark.parametrize(("forget", "retain"), [(1, 49_999), (7_500, 42_500), (47_500, 2_500)])

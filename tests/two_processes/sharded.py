@@ -67,7 +67,8 @@ def cases():
     """Name -> arguments of `unlearn`; the last batch of each set is short, and gives one process nothing."""
     pushing = {**request(Blocks, images, 11), "method": first(EPOCHS, nabla_tau)}
     resting = {**request(Blocks, images, 11, training_steps=1), "method": first(EPOCHS, nabla_tau)}
-    at_rest = {**pushing, "forget": never_learned(pushing)}
+    published = {**pushing, "method": first(EPOCHS, methods.nabla_tau_published)}
+    at_rest = {**published, "forget": never_learned(pushing)}
     one_row = {**request(Blocks, images, 1), "method": first(10, nabla_tau)}
     unlabelled = {**request(Texts, texts, 11), "loss": losses.token_classification, "method": first(EPOCHS, nabla_tau)}
     found = {
@@ -83,7 +84,8 @@ def cases():
         "one row, micro-batches": {**one_row, "micro_batch_size": 1},
         "without labels": unlabelled,
         "without labels, micro-batches": {**unlabelled, "micro_batch_size": 1},
-        "published": {**pushing, "method": first(EPOCHS, methods.nabla_tau_published)},
+        "pulled back": {**pushing, "forget": never_learned(pushing)},
+        "published": published,
     }
     for name, method in methods.METHODS.items():
         if not name.startswith("nabla_tau") and method.facts.not_sharded is None:
