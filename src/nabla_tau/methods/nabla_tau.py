@@ -37,8 +37,7 @@ LEAST_UNIT = 0.05
 # How far past its target a sample may go, in that unit, before it is pulled back: further than chance carries it.
 SLACK = 6
 
-# Ten times what is usual in training: what the retain set does not hold up goes.
-WEIGHT_DECAY = 0.1
+WEIGHT_DECAY = 1e-2
 LAST_LEARNING_RATE_FACTOR = 0.1
 
 # The highest learning rate from which the model comes back; the published one is 1e-3.
@@ -116,7 +115,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − e/E) in epoch e
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set
-        w = 2α · [ReLU(τ − L_f) − ReLU(L_f − τ − 6u/√n)] / u, at most 1 − α either way, in a batch of n samples
+        w = 2α · ReLU(τ − L_f) / u, at most 1 − α
         τ = min(what unseen data costs, 1.5 × what it cost the original)
         u = ½ (what unseen data costs the original − what retain batches cost it)
 
@@ -125,15 +124,15 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     over rows of D_v with other labels, −log p(c | x) for classes: what the model charges where it sees no sign of c.
 
     In the unit u the ascent begins alike in every domain and for every scale of the loss: w = 4α where the forget set
-    is as well remembered as the retain set, 0 where it costs what unseen data costs. What went further than chance
-    carries it, 6u/√n, is pulled back, for samples that cost too much stand out as well; never towards a removed label.
+    is as well remembered as the retain set, 0 where it costs what unseen data costs. After a pass that
+    found the whole set further than chance carries it, τ + 6u/√|D_f|, batches of n samples beyond τ + 6u/√n are pulled
+    back by as much, for samples that cost too much stand out as well; never towards a removed label.
 
     The ascent never outweighs the descent, and a model that is being damaged does not raise its own target without
     end: without these two, requests for a third of the data and more can run away.
 
-    AdamW with a weight decay of 0.1, so that what the retain set does not hold up goes, and a learning rate that falls
-    linearly to a tenth; retain batches follow one another, pass after pass; τ is measured before every fifth epoch, at
-    most 16 times; batch norm frozen, dropout off.
+    AdamW with weight decay 1e-2 and a learning rate that falls linearly to a tenth; retain batches follow one another,
+    pass after pass; τ is measured before every fifth epoch, at most 16 times; batch norm frozen, dropout off.
     The first pass with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
     It stops early once no step between two measurements of τ had anything to push and the retain loss is back.
 
@@ -180,8 +179,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     unseen_loss, first_target = problem.unseen_loss(), problem.target_loss()
     learning_rate, retain_loss_before = settle_learning_rate(problem, unseen_loss)
     unit = max(OF_MEMORISED * (unseen_loss - retain_loss_before), LEAST_UNIT * abs(unseen_loss)) or 1.0
-    slack = SLACK * unit if problem.removed is None or not problem.removed.share else math.inf
-    problem.settings.update(loss_unit=unit, slack=slack if math.isfinite(slack) else None)
+    problem.settings.update(loss_unit=unit)
+    pulled_back = problem.removed is None or not problem.removed.share
     optimizer = problem.adamw(learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
     forget_order, retain = problem.generator(0), retain_batches(problem)
@@ -197,6 +196,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         if epoch % settings.refresh_target_every == 0:
             at_rest = True
         alpha = settings.first_alpha * (1 - epoch / settings.epochs)
+        too_far = pulled_back and forget_loss > target_loss + SLACK * unit / math.sqrt(problem.forget.size)
         means = PassMeans()
         for forget_batch in problem.one_pass(problem.forget, forget_order):
             means.add(
@@ -209,7 +209,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                     target_loss=target_loss,
                     largest_weight=1 - alpha,
                     unit=unit,
-                    slack=slack,
+                    slack=SLACK * unit if too_far else math.inf,
                 )
             )
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
