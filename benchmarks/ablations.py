@@ -55,9 +55,7 @@ def descend_in_units_of_the_loss(*arguments: Any, unit: float, **named: Any) -> 
 
 VARIANTS = {
     "default": without(),
-    "weight decay 0.01": without(WEIGHT_DECAY=1e-2),
     "rates from 1e-3 down": without(LEARNING_RATES=DEFAULT.LEARNING_RATES[2:]),
-    "both of these": without(WEIGHT_DECAY=1e-2, LEARNING_RATES=DEFAULT.LEARNING_RATES[2:]),
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
     "nothing pulled back": without(SLACK=float("inf")),
     "w not bounded": without(descend=descend_unbounded),
