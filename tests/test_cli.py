@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from nabla_tau import Report, UnlearningWarning, checkpoint, load, storage, unlearn
+from nabla_tau import Report, UnlearningWarning, checkpoint, cli, load, storage, unlearn
 from nabla_tau.cli import INTERRUPTED, REFUSED, WITH_RESERVATIONS, app
 from nabla_tau.problem import Problem
 from nabla_tau.storage import Unlearned
@@ -396,3 +396,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     assert result.exit_code == REFUSED
     assert "expected seed 0, as of the run kept in" in result.stderr
     assert state.exists()
+
+
+def test_an_error_that_one_process_has_alone_is_said_by_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "GRACE", 0.01)
+    monkeypatch.setenv("RANK", "1")
+    found = CliRunner().invoke(app, ["unlearn", "nowhere.py:sets", "--output", str(tmp_path / "out")])
+    assert found.exit_code == 1
+    assert "error (process 1):" in found.output
+    assert "nowhere.py" in found.output

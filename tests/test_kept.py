@@ -101,5 +101,5 @@ def test_one_that_works_now(folder):
     with alone_in(folder, start_engine("cpu")):
         found = looked(folder)
         assert f"process {os.getpid()} on" in found.held_by
-        assert f"{found.held_by} works in it now: the call would be refused" in str(found)
+        assert f"{found.held_by} works in it now, and the call would be refused" in str(found)
     assert looked(folder).held_by == ""

@@ -8,6 +8,7 @@ import secrets
 import shlex
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 REFUSED, WITH_RESERVATIONS, INTERRUPTED = 1, 3, 130
 TRACEBACK = "NABLA_TAU_TRACEBACK"
+
+GRACE = 5.0
+"""Seconds that another process than the main one waits before it says an error itself."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -466,18 +470,30 @@ class Messages:
     def stop(
         self, word: str, problems: list[str], code: int, text: str | None = None, details: dict[str, Any] | None = None
     ) -> typer.Exit:
-        """Say why a command ends before its time."""
+        """Say why a command ends before its time.
+
+        An error of several processes is said by the main one: a launcher then ends the others. One that this process
+        has alone is said by it, once the main one has had the time to.
+        """
+        if not is_main():
+            if code == INTERRUPTED:
+                return typer.Exit(code)
+            time.sleep(GRACE)
+            word = f"{word} (process {os.environ['RANK']})"
         if not self.as_json:
-            self.say(word, "bold red", text or "\n".join(problems))
-        elif is_main():
+            self._print(word, "bold red", text or "\n".join(problems))
+        else:
             print_json({"error": problems, "warnings": self.warned, **(details or {})})
         return typer.Exit(code)
 
     def say(self, word: str, style: str, text: str) -> None:
         """A line that begins with a word in colour."""
         if is_main():
-            self.err.print(f"{word}:", style=style, end=" ")
-            self.err.print(text, soft_wrap=True)
+            self._print(word, style, text)
+
+    def _print(self, word: str, style: str, text: str) -> None:
+        self.err.print(f"{word}:", style=style, end=" ")
+        self.err.print(text, soft_wrap=True)
 
 
 def is_main() -> bool:

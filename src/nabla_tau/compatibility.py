@@ -130,13 +130,13 @@ def checkpoint_problems(method: Any, folder: Any, every: Any) -> list[str]:
         >>> checkpoint_problems(methods.nabla_tau, None, 60)
         ['checkpoint_every: expected a folder in checkpoint= as well, got none.']
         >>> checkpoint_problems(methods.nabla_tau, "runs/17", -1)
-        ['checkpoint_every: expected seconds, 0 or more, got -1.']
+        ['checkpoint_every: expected a finite number of seconds, 0 or more, got -1.']
     """
     if folder is None:
         return [] if every is None else ["checkpoint_every: expected a folder in checkpoint= as well, got none."]
     problems = continuing_problems(method) if callable(method) else []
     if every is not None and every not in Range(0):
-        problems.append(f"checkpoint_every: expected seconds, 0 or more, got {every!r}.")
+        problems.append(f"checkpoint_every: expected a finite number of seconds, 0 or more, got {every!r}.")
     if not isinstance(folder, str | os.PathLike):
         return [*problems, f"checkpoint: expected a folder, got {folder!r}."]
     if Path(folder) == Path():  # an empty name, of a shell variable that is not set, is this one too

@@ -38,17 +38,20 @@ class Kept:
 
     def __str__(self) -> str:
         """One line, and one for each remark."""
-        said = {
-            NOTHING: f"nothing in {self.folder}: a run would begin anew",
-            RUN: f"a run of this request at step {self.step:,} of at most {self.steps:,} in {self.folder}: the same "
-            "call continues it",
-            FINISHED: f"the finished result of this request in {self.folder}: the same call gives it back, without the "
-            "work",
-            ANOTHER: f"a run of another request in {self.folder}: the call would be refused",
-            DAMAGED: f"nothing but damaged checkpoints in {self.folder}: the call would be refused",
+        held, then = {
+            NOTHING: ("nothing", "a run would begin anew"),
+            RUN: (
+                f"a run of this request at step {self.step:,} of at most {self.steps:,}",
+                "the same call continues it",
+            ),
+            FINISHED: ("the finished result of this request", "the same call gives it back, without the work"),
+            ANOTHER: ("a run of another request", "the call would be refused"),
+            DAMAGED: ("nothing but damaged checkpoints", "the call would be refused"),
         }[self.state]
-        working = [f"{self.held_by} works in it now: the call would be refused"] if self.held_by else []
-        return "\n           ".join([said, *self.remarks, *working])
+        if self.held_by:
+            then = f"{self.held_by} works in it now, and the call would be refused"
+        said = f"{held} in {self.folder}: {then}"
+        return "\n           ".join([said, *self.remarks])
 
 
 def look_into(folder: Path, identity: Callable[[], Mapping[str, Any]]) -> Kept:

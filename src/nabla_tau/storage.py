@@ -366,7 +366,8 @@ def require_writable(*folders: Path) -> None:
     for folder in folders:
         place = _nearest(folder)
         if not place.is_dir():
-            raise NotADirectoryError(f"Expected a folder, got {folder} below the file {place}: choose another name.")
+            got = f"the file {folder}" if place == Path(folder).absolute() else f"{folder} below the file {place}"
+            raise NotADirectoryError(f"Expected a folder, got {got}: choose another name.")
         if not os.access(place, os.W_OK | os.X_OK):
             raise PermissionError(f"Expected a folder to write to, got {place}, which is not: choose another.")
 
