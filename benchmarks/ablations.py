@@ -55,9 +55,8 @@ def descend_in_units_of_the_loss(*arguments: Any, unit: float, **named: Any) -> 
 
 VARIANTS = {
     "default": without(),
-    "rates from 1e-3 down": without(LEARNING_RATES=DEFAULT.LEARNING_RATES[2:]),
+    "rates from 1e-3 down": without(LEARNING_RATES=DEFAULT.LEARNING_RATES[1:]),
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
-    "nothing pulled back": without(SLACK=float("inf")),
     "w not bounded": without(descend=descend_unbounded),
     "τ not bounded": without(LARGEST_RISE=float("inf")),
     "momentum kept": without(lose_momentum=lambda optimizer: None),

@@ -698,7 +698,7 @@ def test_a_place_that_cannot_hold_checkpoints_is_refused_before_the_work(kept, t
         unlearn(**make(), checkpoint=tmp_path / "file")
     with pytest.raises(InvalidRequest, match="checkpoint: expected a folder, got 17"):
         unlearn(**make(), checkpoint=17)
-    with pytest.raises(InvalidRequest, match="checkpoint_every: expected seconds"):
+    with pytest.raises(InvalidRequest, match="checkpoint_every: expected a finite number of seconds"):
         unlearn(**make(), checkpoint=tmp_path, checkpoint_every="often")
     monkeypatch.setattr(os, "access", lambda place, mode: False)  # as of a read-only folder, to any user
     with pytest.raises(InvalidRequest, match=r"checkpoint: expected a folder to write to, got .*: choose another"):

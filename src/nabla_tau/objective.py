@@ -32,38 +32,31 @@ class Step:
     ascent_weight: float
 
 
-def ascent_weight(
-    forget_loss: float, target_loss: float, alpha: float, unit: float = 1.0, slack: float = math.inf
-) -> float:
-    """What ∇L_f is multiplied by: w = 2α · [ReLU(τ − L_f) − ReLU(L_f − τ − s)] / u.
+def ascent_weight(forget_loss: float, target_loss: float, alpha: float, unit: float = 1.0) -> float:
+    """What ∇L_f is multiplied by: w = 2α · ReLU(τ − L_f) / u.
 
-    Large while the forget set is remembered, 0 as soon as it costs what unseen data costs; below 0 where it costs more
-    than that by s, for what stands out by its price is recognised too. It needs the value of the global mean alone, so
-    that processes and micro-batches agree on it by one reduced number.
+    Large while the forget set is remembered, 0 as soon as it costs what unseen data costs. It needs the value of the
+    global mean alone, so that processes and micro-batches agree on it by one reduced number.
 
     Args:
         forget_loss: mean loss L_f of the forget batch.
         target_loss: target loss τ.
         alpha: forget weight α in [0, 1].
         unit: u, what a difference of losses is measured in; 1 as published.
-        slack: s, how far past its target the forget batch may go; any distance as published.
 
     Returns:
-        w; never below 0 as published.
+        w ≥ 0.
 
     Reference:
-        The gradient of the objective of Trippa et al., ∇τ, arXiv:2403.14339 (2024); unit and slack are ours.
+        The gradient of the objective of Trippa et al., ∇τ, arXiv:2403.14339 (2024); the unit is ours.
 
     Example:
         >>> ascent_weight(forget_loss=0.5, target_loss=2.0, alpha=0.25)
         0.75
         >>> ascent_weight(forget_loss=2.5, target_loss=2.0, alpha=0.25)
         0.0
-        >>> ascent_weight(forget_loss=4.0, target_loss=2.0, alpha=0.25, slack=1.0)
-        -0.5
     """
-    missing, excess = max(target_loss - forget_loss, 0.0), max(forget_loss - target_loss - slack, 0.0)
-    return 2 * alpha * (missing - excess) / unit
+    return 2 * alpha * max(target_loss - forget_loss, 0.0) / unit
 
 
 def descend(
@@ -76,7 +69,6 @@ def descend(
     target_loss: float,
     largest_weight: float = math.inf,
     unit: float = 1.0,
-    slack: float = math.inf,
 ) -> Step:
     """One step of ∇τ on a pair of batches: the optimiser is given ∇L = −w · ∇L_f + (1 − α) · ∇L_r.
 
@@ -91,9 +83,8 @@ def descend(
         retain_batch: this process's share of the retain batch.
         alpha: forget weight α.
         target_loss: target loss τ, a constant of the gradient.
-        largest_weight: bound on |w|; none as published.
+        largest_weight: bound on w; none as published.
         unit: u of w.
-        slack: s of w for a single sample; for a batch of n, s / √n.
 
     Returns:
         Losses and sizes of both global batches, and w, all before the step.
@@ -118,8 +109,7 @@ def descend(
 
     def weight_of(forget: BatchLoss) -> float:
         forget_loss = finite(float(forget.value), "a forget batch")
-        weight = ascent_weight(forget_loss, target_loss, alpha, unit, slack / math.sqrt(max(forget.size, 1)))
-        return max(-largest_weight, min(weight, largest_weight))
+        return min(ascent_weight(forget_loss, target_loss, alpha, unit), largest_weight)
 
     ascend = _ascend if problem.micro_batch_size is None else _ascend_in_parts
     made = False
@@ -133,7 +123,7 @@ def descend(
 def _ascend(problem: Problem, batch: Batch | None, weight_of: WeightOf) -> tuple[BatchLoss, float]:
     """Add −w · ∇L_f: one forward pass gives w, and its graph the gradient."""
     forget = problem.batch_loss(batch)
-    if weight := weight_of(forget):
+    if (weight := weight_of(forget)) > 0:
         problem.backward(-weight * forget.local)
     return replace(forget, local=forget.local.detach()), weight  # without its graph, before the next one is built
 

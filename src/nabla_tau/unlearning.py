@@ -130,9 +130,9 @@ def unlearn(
 
     Example:
         >>> import torch, nabla_tau
-        >>> x, y = 200 * torch.eye(100), torch.arange(100) % 2  # every row has a feature of its own: pure memory
+        >>> x, y = 20 * torch.eye(100), torch.arange(100) % 2  # every row has a feature of its own: pure memory
         >>> model = torch.nn.Linear(100, 2, bias=False)
-        >>> weights = 0.02 * torch.nn.functional.one_hot(y, 2).T * (torch.arange(100) < 80)
+        >>> weights = 0.2 * torch.nn.functional.one_hot(y, 2).T * (torch.arange(100) < 80)
         >>> _ = model.load_state_dict({"weight": weights})
         >>> unlearned = nabla_tau.unlearn(
         ...     model, forget=(x[:8], y[:8]), retain=(x[8:80], y[8:80]), validation=(x[80:], y[80:]), device="cpu"

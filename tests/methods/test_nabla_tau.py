@@ -93,29 +93,6 @@ def test_the_units_of_the_loss_do_not_matter(memorised):
     assert dear.settings["forget_loss_after"] == pytest.approx(1000 * plain.settings["forget_loss_after"], rel=0.1)
 
 
-def test_what_went_too_far_is_pulled_back(memorised, monkeypatch):
-    few = {**SETS, "forget": tuple(column[:4] for column in TRAIN), "retain": tuple(column[4:] for column in TRAIN)}
-    monkeypatch.setattr(DEFAULT, "lose_momentum", lambda optimizer: None)  # which would carry them far
-
-    def excess():
-        settings = unlearn(memorised, **few, device="cpu").settings
-        return settings["forget_loss_after"] - settings["target_loss_after"]
-
-    pulled = excess()
-    monkeypatch.setattr(DEFAULT, "SLACK", math.inf)
-    assert pulled < excess() / 2
-
-
-def test_a_removed_class_is_not_pulled_back(memorised, monkeypatch):
-    of_class = TRAIN[1] == 0
-    forget, retain = (tuple(column[rows] for column in TRAIN) for rows in (of_class, ~of_class))
-    unlearned = unlearn(memorised, forget=forget, retain=retain, validation=VALIDATION, device="cpu", batch_size=64)
-    assert all(epoch.ascent_weight >= 0 for epoch in unlearned.epochs)
-    monkeypatch.setattr(DEFAULT, "SLACK", 0)
-    again = unlearn(memorised, forget=forget, retain=retain, validation=VALIDATION, device="cpu", batch_size=64)
-    assert all(epoch.ascent_weight >= 0 for epoch in again.epochs)
-
-
 @pytest.mark.parametrize(("forget", "retain"), [(1, 49_999), (7_500, 42_500), (47_500, 2_500)])
 def test_every_share_has_an_answer(forget, retain):
     with Request(nn.Linear(6, 3), **SETS, device="cpu").prepared() as problem:

@@ -84,7 +84,6 @@ def cases():
         "one row, micro-batches": {**one_row, "micro_batch_size": 1},
         "without labels": unlabelled,
         "without labels, micro-batches": {**unlabelled, "micro_batch_size": 1},
-        "pulled back": {**pushing, "forget": never_learned(pushing)},
         "published": published,
     }
     for name, method in methods.METHODS.items():
