@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from torch import Tensor
 
 from nabla_tau.batches import Batch
 from nabla_tau.facts import RETAIN, VALIDATION, Facts, described
@@ -37,11 +38,13 @@ LEAST_UNIT = 0.05
 WEIGHT_DECAY = 1e-2
 LAST_LEARNING_RATE_FACTOR = 0.1
 
-# The highest learning rate from which the model comes back; the published one is 1e-3.
+# The highest learning rate, and the strongest shrinking of all weights, from which the model comes back. The published
+# rate is 1e-3, and nothing is shrunk there.
 LEARNING_RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
+SHRINKINGS = (0.8, 0.9, 1.0)
 TRIAL_STEPS = 20
 JUDGED_BATCHES = 5
-LARGEST_HARM = 1 / 3  # of the way from what retain batches cost to what unseen data costs
+LARGEST_HARM = 2 / 3  # units; of what was memorised, a third
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def derive(problem: Problem) -> Settings:
 
 @described(
     Facts(
-        reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); bounds, trial and loss of momentum are ours",
+        reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); bounds, trials and loss of momentum are ours",
         needs=(RETAIN, VALIDATION),
         passes="E × D_f and as many batches of D_r, D_v at most 16 times; E follows from the sizes of the sets",
         mode="eval",
@@ -126,14 +129,16 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     The ascent never outweighs the descent, and a model that is being damaged does not raise its own target without
     end: without these two, requests for a third of the data and more can run away.
 
-    AdamW with weight decay 1e-2 and a learning rate that falls linearly to a tenth; retain batches follow one another,
-    pass after pass; τ is measured before every fifth epoch, at most 16 times; batch norm frozen, dropout off.
-    The first pass with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
+    Before the first step every weight is multiplied by 0.8, 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
+    rate that falls linearly to a tenth; retain batches follow one another, pass after pass; τ is measured before every
+    fifth epoch, at most 16 times; batch norm frozen, dropout off. The first pass with nothing left to push takes
+    AdamW's momentum, so that the ascent does not roll on.
     It stops early once no step between two measurements of τ had anything to push and the retain loss is back.
 
     The learning rate is the first of 3e-3, 1e-3 (the published one), 3e-4, 1e-4, 3e-5 and 1e-5 from which the
     model comes back: 20 steps on retain batches alone, undone afterwards, may move the loss of five others by a third
-    of the way to that of unseen data. The higher it is, the more is forgotten that the descent does not repeat.
+    of the way to that of unseen data. The factor of the weights is the first from which it comes back at that rate. The
+    faster it moves and the less is left of its margins, the more is forgotten that the descent does not repeat.
 
     Inside the published range this is close to the published recipe; outside it the published formulas push almost
     nothing (one row) or break down (ρ ≥ ½).
@@ -148,8 +153,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         NonFiniteLoss: if a loss becomes NaN or infinite.
 
     Reference:
-        Trippa et al., ∇τ, arXiv:2403.14339 (2024), for objective, α₀ and optimiser; the bounds and the trial are ours.
-        A bounded w is Huber's loss in place of the square: Huber, Ann. Math. Statist. 35 (1964).
+        Trippa et al., ∇τ, arXiv:2403.14339 (2024), for objective, α₀ and optimiser; the bounds and the trials are ours.
+        A bounded w is Huber's loss in place of the square: Huber, Ann. Math. Statist. 35 (1964). Weights are shrunk
+        before training goes on by Ash, Adams, On Warm-Starting Neural Network Training, arXiv:1910.08475 (2020).
 
     Example:
         >>> import torch, nabla_tau
@@ -172,10 +178,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     )
     problem.announce(settings.steps)
     unseen_loss, first_target = problem.unseen_loss(), problem.target_loss()
-    learning_rate, retain_loss_before = settle_learning_rate(problem, unseen_loss)
-    unit = max(OF_MEMORISED * (unseen_loss - retain_loss_before), LEAST_UNIT * abs(unseen_loss)) or 1.0
-    problem.settings.update(loss_unit=unit)
-    optimizer = problem.adamw(learning_rate, WEIGHT_DECAY)
+    start = settle(problem, unseen_loss)
+    shrink(start.reached, start.shrinking)
+    optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
     forget_order, retain = problem.generator(0), retain_batches(problem)
     problem.highest_target = first_target + (LARGEST_RISE - 1) * abs(first_target)
@@ -201,7 +206,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                     alpha=alpha,
                     target_loss=target_loss,
                     largest_weight=1 - alpha,
-                    unit=unit,
+                    unit=start.unit,
                 )
             )
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
@@ -209,7 +214,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         if pushed and not done.ascent_weight:
             lose_momentum(optimizer)
         forget_loss, pushed = done.forget_loss or 0.0, bool(done.ascent_weight)
-        repaired = done.retain_loss is not None and done.retain_loss <= retain_loss_before
+        repaired = done.retain_loss is not None and done.retain_loss <= start.retain_loss
         at_rest = at_rest and not pushed and repaired
         schedule.step()
 
@@ -230,19 +235,30 @@ def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
         state["exp_avg"].zero_()
 
 
-def settle_learning_rate(problem: Problem, target_loss: float) -> tuple[float, float]:
-    """The highest learning rate of the list from which AdamW comes back on the retain set.
+@dataclass(frozen=True)
+class Start:
+    """What follows from the model: rate, factor of the weights, which of them a gradient reaches, and the unit u.
 
-    A few steps on retain batches alone, at rates that fall to a tenth as in the run, undone afterwards; other retain
-    batches may then have moved a third of the way from what they cost the original model to what unseen data costs it.
-    The lowest rate is taken untried.
+    The retain loss is the original's, on the batches that judged.
+    """
+
+    learning_rate: float
+    shrinking: float
+    reached: set[Tensor]
+    retain_loss: float
+    unit: float
+
+
+def settle(problem: Problem, unseen_loss: float) -> Start:
+    """The highest learning rate from which the model comes back on the retain set; at that, the strongest shrinking.
+
+    A trial is a few steps of AdamW on retain batches alone, at rates that fall to a tenth as in the run, undone
+    afterwards. Five other retain batches may then have moved a third of the way from what they cost the original model
+    to what unseen data costs it. The lowest rate is taken untried, and so is no shrinking at all.
 
     Args:
-        problem: the request; its settings take the rate and what each trial found.
-        target_loss: mean loss of the original model over the validation set.
-
-    Returns:
-        One of `LEARNING_RATES`, and the original's mean loss on the batches that were judged.
+        problem: the request; its settings take what was chosen and what each trial found.
+        unseen_loss: mean loss of the original model over the validation set.
 
     Raises:
         NonFiniteLoss: if the original's loss on a retain batch is NaN or infinite.
@@ -255,26 +271,45 @@ def settle_learning_rate(problem: Problem, target_loss: float) -> tuple[float, f
         >>> _ = model.load_state_dict({"weight": weights})
         >>> request = Request(model, (x[:8], y[:8]), (x[8:80], y[8:80]), (x[80:], y[80:]), device="cpu")
         >>> with request.prepared() as problem:
-        ...     rate, retain_loss = settle_learning_rate(problem, target_loss=0.69)
-        >>> rate, round(retain_loss, 4)
-        (0.003, 0.0181)
+        ...     start = settle(problem, unseen_loss=0.69)
+        >>> start.learning_rate, start.shrinking, round(start.retain_loss, 4)
+        (0.003, 0.8, 0.0181)
     """
     before = _judged_loss(problem)
-    trials: dict[str, float] = {}
-    chosen = LEARNING_RATES[-1]
-    for rate in LEARNING_RATES[:-1]:
+    unit = max(OF_MEMORISED * (unseen_loss - before), LEAST_UNIT * abs(unseen_loss)) or 1.0
+    limit = before + LARGEST_HARM * unit
+    trials: list[dict[str, float]] = []
+    reached: set[Tensor] = set()
+
+    def comes_back(rate: float, shrinking: float) -> bool:
         with problem.undone():
-            _descend_on_retain(problem, rate)
+            shrink(reached, shrinking)
+            reached.update(_descend_on_retain(problem, rate))
             after = _judged_loss(problem)
-        trials[f"{rate:g}"] = after
-        if after <= before + LARGEST_HARM * max(target_loss - before, 0.0):
-            chosen = rate
-            break
-    problem.settings.update(learning_rate=chosen, learning_rate_trials={"before": before, **trials})
-    return chosen, before
+        trials.append({"learning_rate": rate, "shrinking": shrinking, "retain_loss": after})
+        return after <= limit
+
+    rate = next((rate for rate in LEARNING_RATES[:-1] if comes_back(rate, 1.0)), LEARNING_RATES[-1])
+    shrinking = next((one for one in SHRINKINGS[:-1] if comes_back(rate, one)), SHRINKINGS[-1])
+    problem.settings.update(learning_rate=rate, shrinking=shrinking, loss_unit=unit, trials=trials)
+    return Start(rate, shrinking, reached, before, unit)
 
 
-def _descend_on_retain(problem: Problem, rate: float) -> None:
+def shrink(parameters: set[Tensor], factor: float) -> None:
+    """Multiply parameters in place. Those that no gradient reaches, as another head's, are not to be among them.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> shrink({weight}, 0.8)
+        >>> weight.item()
+        0.8...
+    """
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.mul_(factor)
+
+
+def _descend_on_retain(problem: Problem, rate: float) -> list[Tensor]:
     optimizer = problem.adamw(rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, TRIAL_STEPS)
     for batch in islice(retain_batches(problem), JUDGED_BATCHES, JUDGED_BATCHES + TRIAL_STEPS):
@@ -283,6 +318,7 @@ def _descend_on_retain(problem: Problem, rate: float) -> None:
             problem.accumulate(batch)
             made = problem.update(optimizer)
         schedule.step()
+    return list(optimizer.state)  # AdamW has one for each parameter that had a gradient
 
 
 def _judged_loss(problem: Problem) -> float:
