@@ -38,13 +38,13 @@ LEAST_UNIT = 0.05
 WEIGHT_DECAY = 1e-2
 LAST_LEARNING_RATE_FACTOR = 0.1
 
-# The highest learning rate, and the strongest shrinking of all weights, from which the model comes back. The published
-# rate is 1e-3, and nothing is shrunk there.
+# The highest learning rate from which the model comes back; at that, whether it comes back from smaller weights too.
+# The published rate is 1e-3, and nothing is shrunk there.
 LEARNING_RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-SHRINKINGS = (0.8, 0.9, 1.0)
+SHRINKING = 0.9
 TRIAL_STEPS = 20
 JUDGED_BATCHES = 5
-LARGEST_HARM = 2 / 3  # units; of what was memorised, a third
+LARGEST_HARM = 2 / 3  # units, which is a third of what was memorised
 
 
 @dataclass(frozen=True)
@@ -113,23 +113,25 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     The objective of the paper under one rule. With ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
 
-        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − e/E) in epoch e
+        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set
         w = 2α · ReLU(τ − L_f) / u, at most 1 − α
         τ = min(what unseen data costs, 1.5 × what it cost the original)
-        u = ½ (what unseen data costs the original − what retain batches cost it)
+        u = ½ (what unseen data costs the original − what the forget set costs it)
 
     Unseen data costs its mean loss over D_v. A label that no row of D_r carries is new to a model that is trained
     without D_f: for the share of D_f that carries one, it costs the price of that label c instead, the mean of ℓ(x, c)
     over rows of D_v with other labels, −log p(c | x) for classes: what the model charges where it sees no sign of c.
 
-    In the unit u the ascent begins alike in every domain and for every scale of the loss: w = 4α where the forget set
-    is as well remembered as the retain set, 0 where it costs what unseen data costs.
+    α falls late: what is pushed only at the start comes back while the retain set is repaired.
+
+    In the unit u the ascent begins alike in every domain and for every scale of the loss, at w = 4α, and is 0 where the
+    forget set costs what unseen data costs.
 
     The ascent never outweighs the descent, and a model that is being damaged does not raise its own target without
     end: without these two, requests for a third of the data and more can run away.
 
-    Before the first step every weight is multiplied by 0.8, 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
+    Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
     rate that falls linearly to a tenth; retain batches follow one another, pass after pass; τ is measured before every
     fifth epoch, at most 16 times; batch norm frozen, dropout off. The first pass with nothing left to push takes
     AdamW's momentum, so that the ascent does not roll on.
@@ -137,8 +139,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     The learning rate is the first of 3e-3, 1e-3 (the published one), 3e-4, 1e-4, 3e-5 and 1e-5 from which the
     model comes back: 20 steps on retain batches alone, undone afterwards, may move the loss of five others by a third
-    of the way to that of unseen data. The factor of the weights is the first from which it comes back at that rate. The
-    faster it moves and the less is left of its margins, the more is forgotten that the descent does not repeat.
+    of the way to that of unseen data. The weights are shrunk by a tenth if it comes back from that too. The faster it
+    moves and the less is left of its margins, the more is forgotten that the descent does not repeat.
 
     Inside the published range this is close to the published recipe; outside it the published formulas push almost
     nothing (one row) or break down (ρ ≥ ½).
@@ -178,6 +180,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     )
     problem.announce(settings.steps)
     unseen_loss, first_target = problem.unseen_loss(), problem.target_loss()
+    unit = unit_of_loss(unseen_loss, problem.mean_loss(problem.forget))
+    problem.settings.update(loss_unit=unit)
     start = settle(problem, unseen_loss)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
@@ -194,7 +198,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                 break
         if epoch % settings.refresh_target_every == 0:
             at_rest = True
-        alpha = settings.first_alpha * (1 - epoch / settings.epochs)
+        alpha = settings.first_alpha * (1 - (epoch / settings.epochs) ** 2)
         means = PassMeans()
         for forget_batch in problem.one_pass(problem.forget, forget_order):
             means.add(
@@ -206,7 +210,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                     alpha=alpha,
                     target_loss=target_loss,
                     largest_weight=1 - alpha,
-                    unit=start.unit,
+                    unit=unit,
                 )
             )
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
@@ -237,20 +241,16 @@ def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 @dataclass(frozen=True)
 class Start:
-    """What follows from the model: rate, factor of the weights, which of them a gradient reaches, and the unit u.
-
-    The retain loss is the original's, on the batches that judged.
-    """
+    """What the trials settled, the weights that a gradient reaches, and what the judging batches cost the original."""
 
     learning_rate: float
     shrinking: float
     reached: set[Tensor]
     retain_loss: float
-    unit: float
 
 
 def settle(problem: Problem, unseen_loss: float) -> Start:
-    """The highest learning rate from which the model comes back on the retain set; at that, the strongest shrinking.
+    """The highest learning rate from which the model comes back on the retain set, and whether smaller weights do too.
 
     A trial is a few steps of AdamW on retain batches alone, at rates that fall to a tenth as in the run, undone
     afterwards. Five other retain batches may then have moved a third of the way from what they cost the original model
@@ -273,11 +273,10 @@ def settle(problem: Problem, unseen_loss: float) -> Start:
         >>> with request.prepared() as problem:
         ...     start = settle(problem, unseen_loss=0.69)
         >>> start.learning_rate, start.shrinking, round(start.retain_loss, 4)
-        (0.003, 0.8, 0.0181)
+        (0.003, 0.9, 0.0181)
     """
     before = _judged_loss(problem)
-    unit = max(OF_MEMORISED * (unseen_loss - before), LEAST_UNIT * abs(unseen_loss)) or 1.0
-    limit = before + LARGEST_HARM * unit
+    limit = before + LARGEST_HARM * unit_of_loss(unseen_loss, before)
     trials: list[dict[str, float]] = []
     reached: set[Tensor] = set()
 
@@ -290,9 +289,21 @@ def settle(problem: Problem, unseen_loss: float) -> Start:
         return after <= limit
 
     rate = next((rate for rate in LEARNING_RATES[:-1] if comes_back(rate, 1.0)), LEARNING_RATES[-1])
-    shrinking = next((one for one in SHRINKINGS[:-1] if comes_back(rate, one)), SHRINKINGS[-1])
-    problem.settings.update(learning_rate=rate, shrinking=shrinking, loss_unit=unit, trials=trials)
-    return Start(rate, shrinking, reached, before, unit)
+    shrinking = SHRINKING if comes_back(rate, SHRINKING) else 1.0
+    problem.settings.update(learning_rate=rate, shrinking=shrinking, trials=trials)
+    return Start(rate, shrinking, reached, before)
+
+
+def unit_of_loss(unseen_loss: float, loss: float) -> float:
+    """What differences of losses are measured in: half of what was memorised, u = ½ (unseen loss − loss).
+
+    At least a twentieth of the unseen loss, so as not to magnify chance where next to nothing was memorised.
+
+    Example:
+        >>> unit_of_loss(unseen_loss=2.1, loss=0.1), unit_of_loss(unseen_loss=2.0, loss=1.9)
+        (1.0, 0.1)
+    """
+    return max(OF_MEMORISED * (unseen_loss - loss), LEAST_UNIT * abs(unseen_loss)) or 1.0
 
 
 def shrink(parameters: set[Tensor], factor: float) -> None:
