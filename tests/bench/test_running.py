@@ -157,6 +157,11 @@ def test_a_method_that_refuses_is_not_applicable(tmp_path):
     assert files(tmp_path, "*") == {}  # it is known before anything is trained
 
 
+def test_what_is_too_little_to_be_audited_is_left_out():
+    quick, full = ({cell.forget for cell in cells_of("beyond", scale=scale)} for scale in ("quick", "full"))
+    assert full - quick == {"random-0.001"}
+
+
 def test_cells_of_another_recipe_are_refused(measured, tmp_path):
     cells, results, bench = measured
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
@@ -172,6 +177,10 @@ def test_cells_of_another_recipe_are_refused(measured, tmp_path):
         (["paper-cifar"], "did you mean 'paper-cifar10'?"),
         (["smoke", "--methods", "srub", "--scale", "quik", "--fractions", "2"], "3 problems found"),
         (["domains", "--tasks", "location31"], "did you mean 'location30'?"),
+        (
+            ["beyond", "--fractions", "0.01,0.004"],
+            "expected at least 20 rows to forget, which the audit needs, got 16 of 4000",
+        ),
         (["domains", "--seeds", "0"], "location30/data.parquet below"),
     ],
 )

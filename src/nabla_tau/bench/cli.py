@@ -28,12 +28,15 @@ def listed(text: str | None) -> tuple[str, ...]:
 @app.command("list", epilog="Example:  nabla-tau bench list")
 def list_suites() -> None:
     """Suites with their tasks, forget sets and methods."""
-    from nabla_tau.bench.suites import SUITES
+    from nabla_tau.bench.suites import SUITES, too_few
 
     for name, suite in SUITES.items():
         typer.echo(f"{name}: {suite.about}")
         for task, forgets in suite.forgets.items():
             typer.echo(f"  {task}: {', '.join(forgets)}")
+            for forget in forgets:
+                if left_out := too_few(task, forget, "quick"):
+                    typer.echo(f"    {forget} at full only: at quick it is {left_out}, too few to be audited")
         typer.echo(f"  methods: {', '.join(suite.methods)}; seeds: {', '.join(map(str, suite.seeds))}")
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from nabla_tau.auditing.measures import FEWEST_SAMPLES
 from nabla_tau.bench.alpha import FRACTIONS, STUDY
 from nabla_tau.bench.cells import REFERENCES, TUNED, UNLEARNING, Cell
-from nabla_tau.bench.tasks import forget_problem
+from nabla_tau.bench.tasks import TASKS, forget_problem
 from nabla_tau.errors import InvalidRequest
 from nabla_tau.facts import suggestion
 
@@ -70,6 +71,8 @@ def cells_of(
 ) -> list[Cell]:
     """The cells of a suite, slice by slice: those of one task and seed follow one another.
 
+    Forget sets of the suite that have too few rows at this scale to be audited are left out: see `too_few`.
+
     Args:
         suite: one of `SUITES`.
         scale: quick or full.
@@ -79,7 +82,7 @@ def cells_of(
         seeds: instead of the suite's.
 
     Raises:
-        InvalidRequest: if a name is unknown; the allowed ones are named.
+        InvalidRequest: if a name is unknown (the allowed ones are named), or a fraction has too few rows to be audited.
 
     Example:
         >>> [str(cell.path) for cell in cells_of("smoke", methods=("scrub",), seeds=(0,))][-1]
@@ -99,6 +102,13 @@ def cells_of(
     )
     problems += [f"fractions: {problem}" for one in fractions if (problem := forget_problem(f"random-{one}"))]
     problems += [f"seeds: expected whole numbers in [0, 1000), got {one}." for one in seeds if not 0 <= one < 1000]
+    if not problems:
+        problems += [
+            f"fractions: expected at least {FEWEST_SAMPLES} rows to forget, which the audit needs, got {too_small}."
+            for task in (tasks or chosen.forgets)
+            for one in fractions
+            if (too_small := too_few(task, f"random-{one}", scale))
+        ]
     if problems:
         raise InvalidRequest(problems)
     names = list(dict.fromkeys((*REFERENCES, *(methods or chosen.methods))))
@@ -107,8 +117,21 @@ def cells_of(
         for task in (tasks or chosen.forgets)
         for seed in (seeds or chosen.seeds)
         for forget in _replaced(chosen.forgets[task], fractions)
+        if not too_few(task, forget, scale)
         for method in names
     ]
+
+
+def too_few(task: str, forget: str, scale: str) -> str:
+    """What a random forget set holds where that is too little to be audited; else nothing.
+
+    Example:
+        >>> too_few("cifar10", "random-0.001", "quick"), too_few("cifar10", "random-0.001", "full")
+        ('4 of 4000 rows', '')
+    """
+    fraction, size = forget.partition("-")[2], TASKS[task].recipes[scale].train
+    rows = round(float(fraction) * size) if fraction else size
+    return f"{rows} of {size} rows" if rows < FEWEST_SAMPLES else ""
 
 
 def unknown(what: str, given: tuple[str, ...] | list[str], known: list[str]) -> list[str]:
