@@ -7,6 +7,7 @@ the gap to retrained, in points, as means over seeds, and the gap.
 """
 
 import argparse
+import math
 import os
 import sys
 import warnings
@@ -53,8 +54,16 @@ def descend_in_units_of_the_loss(*arguments: Any, unit: float, **named: Any) -> 
     return descend(*arguments, **named)
 
 
+def descend_with_linear_alpha(problem: Problem, *arguments: Any, alpha: float, **named: Any) -> Step:
+    first = problem.settings["first_alpha"]
+    linear = first * (1 - math.sqrt(1 - alpha / first))  # of α₀ (1 − (e/E)²)
+    return descend(problem, *arguments, **{**named, "alpha": linear, "largest_weight": 1 - linear})
+
+
 VARIANTS = {
     "default": without(),
+    "weights not shrunk": without(SHRINKING=1.0),
+    "α falls linearly": without(descend=descend_with_linear_alpha),
     "rates from 1e-3 down": without(LEARNING_RATES=DEFAULT.LEARNING_RATES[1:]),
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
     "w not bounded": without(descend=descend_unbounded),
