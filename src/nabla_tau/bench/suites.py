@@ -16,6 +16,16 @@ ALL = tuple(UNLEARNING)
 _RANDOM = ("random-0.03", "random-0.15", "random-0.30")
 
 
+def random_share(fraction: float) -> str:
+    """The one name of a random forget set, however its fraction is written.
+
+    Example:
+        >>> random_share(0.3), random_share(0.001)
+        ('random-0.30', 'random-0.001')
+    """
+    return f"random-{fraction:.2f}" if round(fraction, 2) == fraction else f"random-{fraction:g}"
+
+
 @dataclass(frozen=True)
 class Suite:
     """Tasks with their forget sets, and the methods that run by default.
@@ -40,7 +50,7 @@ SUITES = {
     "paper-goemotions": Suite("GoEmotions, MiniLM", {"go_emotions": (*_RANDOM, "class")}),
     "alpha-rho": Suite(
         "the paper's grid of α₀ × ρ, coarse",
-        {"cifar10": tuple(f"random-{fraction:g}" for fraction in FRACTIONS)},
+        {"cifar10": tuple(random_share(fraction) for fraction in FRACTIONS)},
         tuple(STUDY),
     ),
     "beyond": Suite(
@@ -77,7 +87,7 @@ def cells_of(
         suite: one of `SUITES`.
         scale: quick or full.
         methods: instead of the suite's; `scrub+tuned` searches settings first; the references always run.
-        fractions: random forget sets, as `0.15`, instead of those of the suite; other forget sets are kept.
+        fractions: random forget sets, as `0.15` or `0.3`, instead of those of the suite; other forget sets are kept.
         tasks: only these.
         seeds: instead of the suite's.
 
@@ -151,4 +161,6 @@ def unknown(what: str, given: tuple[str, ...] | list[str], known: list[str]) -> 
 def _replaced(forgets: tuple[str, ...], fractions: tuple[str, ...]) -> list[str]:
     if not fractions:
         return list(forgets)
-    return [f"random-{one}" for one in fractions] + [name for name in forgets if not name.startswith("random-")]
+    return [random_share(float(one)) for one in fractions] + [
+        name for name in forgets if not name.startswith("random-")
+    ]
