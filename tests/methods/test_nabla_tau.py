@@ -104,3 +104,27 @@ def test_every_share_has_an_answer(forget, retain):
         settings = derive(sized)
     assert 0.05 <= settings.first_alpha <= 0.5
     assert settings.steps >= 160
+
+
+class TwoHeads(nn.Module):
+    """A model of which the loss sees one head."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.other = body, nn.Linear(6, 3)
+
+    def forward(self, inputs):
+        return self.body(inputs)
+
+
+def test_weights_start_smaller_where_the_model_comes_back_from_it(memorised, monkeypatch):
+    model, factors = TwoHeads(copy.deepcopy(memorised)), []
+    shrink = DEFAULT.shrink
+    monkeypatch.setattr(DEFAULT, "shrink", lambda weights, factor: (factors.append(factor), shrink(weights, factor)))
+    unlearned = unlearn(model, **SETS, device="cpu", batch_size=64)
+    assert factors == [1.0] * (len(unlearned.settings["trials"]) - 1) + [0.9, 0.9]  # trials, the last of it, the run
+    assert unlearned.settings["shrinking"] == 0.9
+    assert torch.equal(unlearned.model.other.weight, model.other.weight)  # no gradient reaches it
+    monkeypatch.setattr(DEFAULT, "LARGEST_HARM", -1.0)  # nothing comes back
+    assert unlearn(model, **SETS, device="cpu", batch_size=64).settings["shrinking"] == 1.0
+    assert factors[-2:] == [0.9, 1.0]
