@@ -3,7 +3,6 @@
 import atexit
 import functools
 import os
-import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -181,20 +180,10 @@ def device_problems(device: Any) -> list[str]:
     return [f"device: expected one of {', '.join(['cpu', *names])}, got {str(device)!r}."]
 
 
-# Destroying a group does not end gloo's threads. One that lets go of a tensor while Python ends aborts the process.
-SECONDS_TO_LET_GO = 0.25
-
-
 @functools.cache
 def _leave_group_at_exit() -> None:
-    """A process group that is still there, or at work, when Python ends can abort a script that had succeeded."""
-
-    def leave() -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        time.sleep(SECONDS_TO_LET_GO)
-
-    atexit.register(leave)
+    """A process group that is still there when Python ends can abort a script that had succeeded."""
+    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:

@@ -1,6 +1,9 @@
 """A copy of a model that is sharded over processes (torch's `fully_shard`), and how all of them keep in step."""
 
+import atexit
 import copy
+import functools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +17,15 @@ from nabla_tau.engine import Engine
 from nabla_tau.shards import is_shard, units
 
 _NEEDED = "set_reduce_scatter_unused_params"
+
+# Leaving a process group does not end gloo's threads, and one that still lets go of a tensor while Python ends aborts a
+# process that had succeeded.
+SECONDS_TO_LET_GO = 0.25
+
+
+@functools.cache
+def _let_go_at_exit() -> None:
+    atexit.register(time.sleep, SECONDS_TO_LET_GO)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -106,6 +118,7 @@ def shard_copy(model: nn.Module, device: torch.device) -> tuple[nn.Module, Calla
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    _let_go_at_exit()
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()}
     changed = copy.deepcopy(model, dict(empty))
     how: dict[str, Any] = {

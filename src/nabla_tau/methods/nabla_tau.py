@@ -142,8 +142,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     of the way to that of unseen data. The weights are shrunk by a tenth if it comes back from that too. The faster it
     moves and the less is left of its margins, the more is forgotten that the descent does not repeat.
 
-    Inside the published range this is close to the published recipe; outside it the published formulas push almost
-    nothing (one row) or break down (ρ ≥ ½).
+    The published formulas push almost nothing for one row, and break down from ρ = ½ on.
 
     Args:
         problem: the request; its model is changed.
