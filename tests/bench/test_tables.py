@@ -174,5 +174,6 @@ def test_every_figure_of_the_page_stands_in_the_table():
 
 def test_the_readme_shows_what_the_cells_say():
     shown = re.search(r"<!-- bench -->\n(.*?)\n<!-- /bench -->", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    rows = [line for line in glance_table(read_groups(REPOSITORY / "results/bench")) if line.startswith("|")]
+    found = glance_table(read_groups(REPOSITORY / "results/bench"), fewest_seeds=2)  # one has no interval
+    rows = [line for line in found if line.startswith("|")]
     assert shown.group(1).splitlines() == rows, "run: nabla-tau bench table results/bench, and copy the first table"

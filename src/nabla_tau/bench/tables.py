@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 
+from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import DONE, ORIGINAL
 from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, UNDECIDED, WIN, Comparison, compare, mean_of
 from nabla_tau.bench.gap import ATTACKS, COMPONENTS
@@ -41,12 +42,13 @@ def tables(groups: Sequence[Group]) -> str:
     return "\n".join(parts)
 
 
-def glance_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
+def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 1) -> list[str]:
     """The gap to retrained alone: doing nothing, the best baseline, the published recipe, a method, and the floor.
 
     Args:
         groups: of one scale and one version of the code.
         ours: the method; groups without it are left out.
+        fewest_seeds: groups in which it has fewer are left out.
 
     Example:
         >>> glance_table([])
@@ -54,7 +56,7 @@ def glance_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
     """
     rows = []
     for group in groups:
-        if not group.gaps(ours):
+        if len(group.gaps(ours)) < fewest_seeds:
             continue
         best = best_baseline(group, ours)
         names = (ORIGINAL, best, PUBLISHED, ours, FLOOR)
@@ -122,7 +124,8 @@ def comparison_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
         >>> comparison_table([])
         []
     """
-    others = list(dict.fromkeys(name for group in groups for name in group.methods if name not in (ours, FLOOR)))
+    left_out = (ours, FLOOR, *STUDY)  # the grid of α₀ is ∇τ itself
+    others = list(dict.fromkeys(name for group in groups for name in group.methods if name not in left_out))
     lines = []
     for other in others:
         by_gap, by_component = Counter[str](), Counter[str]()
@@ -195,7 +198,9 @@ def best_baseline(group: Group, ours: str) -> str | None:
     rivals = {
         name: gaps
         for name in group.methods
-        if name not in (OURS, PUBLISHED, ORIGINAL, FLOOR) and mine and set(gaps := group.gaps(name)) >= set(mine)
+        if name not in (OURS, PUBLISHED, ORIGINAL, FLOOR, *STUDY)
+        and mine
+        and set(gaps := group.gaps(name)) >= set(mine)
     }
     return min(rivals, key=lambda name: sum(rivals[name][seed] for seed in mine), default=None)
 
