@@ -7,15 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from nabla_tau.bench.alpha import ALPHAS, STUDY
+from nabla_tau.bench.cells import ORIGINAL
 from nabla_tau.bench.comparing import mean_of
 from nabla_tau.bench.reading import FLOOR, Group
 from nabla_tau.methods.nabla_tau_published import ALPHA_PER_FORGET_FRACTION
 
-WIDTH, ROW_HEIGHT, MARGIN = 3.2, 0.24, 1.2  # inches
+WIDTH, ROW_HEIGHT, MARGIN = 3.2, 0.24, 0.9  # inches, of each of the panels that stand side by side
+SIDE_BY_SIDE = 3
 
 
 def plot_gaps(groups: Sequence[Group], folder: Path) -> list[Path]:
     """For each task, the gap to retrained of every method and forget set, with 95 % intervals and the floor as a band.
+
+    The grid of α₀ has a plot of its own: `plot_alpha_rho`.
 
     Args:
         groups: of any scales and versions of the code; each has a file of its own.
@@ -30,11 +34,15 @@ def plot_gaps(groups: Sequence[Group], folder: Path) -> list[Path]:
     """
     written = []
     for (scale, code, task), some in groupby(groups, key=lambda group: (group.scale, group.code, group.task)):
-        drawn = [group for group in some if any(group.gaps(name) for name in group.methods)]
+        drawn = [group for group in some if any(group.gaps(name) for name in _drawn([group]) if name != ORIGINAL)]
         if drawn:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"gap-{scale}-{task}-{code}.svg"
-            _draw(drawn, f"{task}, {scale}: gap to retrained (points; less is better)", path)
+            _draw(
+                drawn,
+                f"{task}, {scale}: gap to retrained in points, less is better; grey: retrained against retrained",
+                path,
+            )
             written.append(path)
     return written
 
@@ -68,6 +76,11 @@ def _fraction(group: Group) -> float:
     return float(group.forget.partition("-")[2])
 
 
+def _drawn(groups: Sequence[Group]) -> list[str]:
+    found = dict.fromkeys(name for group in groups for name in group.methods if group.gaps(name))
+    return [name for name in found if name != FLOOR and name not in STUDY]
+
+
 def _draw_grid(columns: Sequence[Group], title: str, path: Path) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -99,14 +112,19 @@ def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(name for group in groups for name in group.methods if name != FLOOR))
-    figure = Figure(figsize=(1.6 + WIDTH * len(groups), MARGIN + ROW_HEIGHT * len(names)), layout="constrained")
+    names, across = _drawn(groups), min(SIDE_BY_SIDE, len(groups))
+    down = -(-len(groups) // across)
+    figure = Figure(
+        figsize=(1.6 + WIDTH * across, 0.4 + down * (MARGIN + ROW_HEIGHT * len(names))), layout="constrained"
+    )
     FigureCanvasSVG(figure)
-    axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-    for axis, group in zip(axes, groups, strict=True):
+    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
+    for axis in axes[len(groups) :]:
+        axis.set_visible(False)
+    for axis, group in zip(axes, groups, strict=False):
         floor = group.gaps(FLOOR)
         if floor:
-            axis.axvspan(0, mean_of(list(floor.values())).value, color="0.88", label="retrained against retrained")
+            axis.axvspan(0, mean_of(list(floor.values())).value, color="0.88")
         for place, name in enumerate(names):
             found = group.gaps(name)
             if not found:
@@ -120,8 +138,8 @@ def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
         axis.set_xlim(left=0)
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
-    axes[0].set_yticks(range(len(names)), names, fontsize=8)
+        axis.tick_params(labelbottom=True, labelsize=8)
+    axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
-    axes[0].legend(fontsize=7, loc="lower right")
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, metadata={"Date": None})
