@@ -116,7 +116,7 @@ def test_location30_table(data_folder):
     validation = inputs[3000:4000], targets[3000:4000]
     for chosen, least in (({"fraction": 0.15}, 0.7), ({"forget": [17]}, 0.7), ({"fraction": 0.95}, 0.4)):
         parts, unlearned = request(model, (inputs[:3000], targets[:3000]), validation, **chosen)
-        assert least < progress(unlearned) < 3  # there, and not far past it
+        assert least < progress(unlearned) < 2.5  # there, and not far past it
         assert accuracy(unlearned.model, parts.retain) > 0.97
 
 
@@ -141,7 +141,7 @@ def test_spoken_digits_one_speaker(data_folder):
     parts, unlearned = request(model, (waves, digits), (unseen, their_digits), forget=mask)
     assert len(parts.forget) == 450
     assert progress(unlearned) > 0.8
-    assert accuracy(unlearned.model, parts.retain) > accuracy(model, parts.retain) - 0.015
+    assert accuracy(unlearned.model, parts.retain) > accuracy(model, parts.retain) - 0.01
     assert accuracy(unlearned.model, parts.forget) < accuracy(model, parts.forget) - 0.1
 
 

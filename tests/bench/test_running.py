@@ -162,6 +162,10 @@ def test_what_is_too_little_to_be_audited_is_left_out():
     assert full - quick == {"random-0.001"}
 
 
+def test_a_fraction_is_one_however_often_and_however_it_is_written():
+    assert cells_of("beyond", fractions=("0.3", "0.30")) == cells_of("beyond", fractions=("0.30",))
+
+
 def test_cells_of_another_recipe_are_refused(measured, tmp_path):
     cells, results, bench = measured
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)

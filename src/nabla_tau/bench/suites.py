@@ -161,6 +161,5 @@ def unknown(what: str, given: tuple[str, ...] | list[str], known: list[str]) -> 
 def _replaced(forgets: tuple[str, ...], fractions: tuple[str, ...]) -> list[str]:
     if not fractions:
         return list(forgets)
-    return [random_share(float(one)) for one in fractions] + [
-        name for name in forgets if not name.startswith("random-")
-    ]
+    chosen = dict.fromkeys(random_share(float(one)) for one in fractions)  # 0.3 and 0.30 are one
+    return [*chosen, *(name for name in forgets if not name.startswith("random-"))]
