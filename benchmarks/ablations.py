@@ -67,10 +67,12 @@ VARIANTS = {
     "rates from 1e-3 down": without(LEARNING_RATES=DEFAULT.LEARNING_RATES[1:]),
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
     "w not bounded": without(descend=descend_unbounded),
-    "τ not bounded": without(LARGEST_RISE=float("inf")),
+    "losses not bounded": without(LARGEST_LOSS=math.inf),
+    "every batch by itself": without(LAST_BATCH=1.0),
     "momentum kept": without(lose_momentum=lambda optimizer: None),
     "α₀ = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),
     "80 steps at least": without(LEAST_STEPS=80),
+    "320 steps at least": without(LEAST_STEPS=320),
     "no ascent": without(ALPHA_PER_FORGET_FRACTION=0.0),
 }
 OF_LABELS = {"no price of removed labels": without(replace(FACTS, prices=False))}

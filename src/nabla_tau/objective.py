@@ -59,6 +59,36 @@ def ascent_weight(forget_loss: float, target_loss: float, alpha: float, unit: fl
     return 2 * alpha * max(target_loss - forget_loss, 0.0) / unit
 
 
+@dataclass
+class RunningMean:
+    """Mean loss of the forget set as its batches tell, the last one with share β: L̄ ← L̄ + β (L_f − L̄).
+
+    Batches scatter about the mean of their set. A push that looks at each by itself answers those below the target and
+    never those above, and drives the set past it, the further the longer the run.
+
+    Attributes:
+        value: L̄.
+        share: β in (0, 1]; 1 is the last batch alone.
+
+    Example:
+        >>> mean = RunningMean(1.0, share=0.25)
+        >>> mean.add(3.0)
+        >>> mean.value
+        1.5
+    """
+
+    value: float
+    share: float
+
+    def after(self, loss: float) -> float:
+        """L̄ once this loss is added."""
+        return self.value + self.share * (loss - self.value)
+
+    def add(self, loss: float) -> None:
+        """Take one batch in."""
+        self.value = self.after(loss)
+
+
 def descend(
     problem: Problem,
     optimizer: torch.optim.Optimizer,
@@ -69,6 +99,7 @@ def descend(
     target_loss: float,
     largest_weight: float = math.inf,
     unit: float = 1.0,
+    running: RunningMean | None = None,
 ) -> Step:
     """One step of ∇τ on a pair of batches: the optimiser is given ∇L = −w · ∇L_f + (1 − α) · ∇L_r.
 
@@ -85,6 +116,7 @@ def descend(
         target_loss: target loss τ, a constant of the gradient.
         largest_weight: bound on w; none as published.
         unit: u of w.
+        running: what w is taken from in place of this batch alone; the batch is added to it.
 
     Returns:
         Losses and sizes of both global batches, and w, all before the step.
@@ -109,6 +141,7 @@ def descend(
 
     def weight_of(forget: BatchLoss) -> float:
         forget_loss = finite(float(forget.value), "a forget batch")
+        forget_loss = forget_loss if running is None else running.after(forget_loss)
         return min(ascent_weight(forget_loss, target_loss, alpha, unit), largest_weight)
 
     ascend = _ascend if problem.micro_batch_size is None else _ascend_in_parts
@@ -117,12 +150,14 @@ def descend(
         forget, weight = ascend(problem, forget_batch, weight_of)
         retain = problem.accumulate(retain_batch, 1 - alpha)
         made = problem.update(optimizer)
+    if running is not None:
+        running.add(float(forget.value))
     return Step(float(forget.value), retain.value, forget.size, retain.size, weight)
 
 
 def _ascend(problem: Problem, batch: Batch | None, weight_of: WeightOf) -> tuple[BatchLoss, float]:
     """Add −w · ∇L_f: one forward pass gives w, and its graph the gradient."""
-    forget = problem.batch_loss(batch)
+    forget = problem.batch_loss(batch, problem.largest_loss)
     if (weight := weight_of(forget)) > 0:
         problem.backward(-weight * forget.local)
     return replace(forget, local=forget.local.detach()), weight  # without its graph, before the next one is built
@@ -136,10 +171,10 @@ def _ascend_in_parts(problem: Problem, batch: Batch | None, weight_of: WeightOf)
     """
     if problem.resting:
         with torch.no_grad():
-            seen = problem.batch_loss(batch)
+            seen = problem.batch_loss(batch, problem.largest_loss)
         if weight_of(seen) == 0:
             return seen, 0.0
-    forget = problem.accumulate(batch)
+    forget = problem.accumulate(batch, largest=problem.largest_loss)
     weight = weight_of(forget)
     problem.scale_gradients(-weight)
     problem.resting = weight == 0

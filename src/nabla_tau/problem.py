@@ -62,6 +62,16 @@ class NonFiniteLoss(ArithmeticError):  # noqa: N818  (it says what is the case)
     """
 
 
+def counted(losses: Tensor, largest: float) -> Tensor:
+    """Losses as they count, min(ℓ_i, c): those beyond c have no gradient. Infinite ones stay, to be found.
+
+    Example:
+        >>> counted(torch.tensor([0.5, 4.0, math.inf]), largest=3.0)
+        tensor([0.5000, 3.0000,    inf])
+    """
+    return losses if largest == math.inf else losses.where(losses.isinf(), losses.clamp(max=largest))
+
+
 @dataclass(frozen=True)
 class BatchLoss:
     """The mean loss of one global batch.
@@ -110,7 +120,7 @@ class Problem:
         after_step: called with the optimiser after each step that counts.
         resume: called with the optimiser once the journal has been repeated.
         removed: labels that the request removes, where the method asks for them.
-        highest_target: what τ is held below.
+        largest_loss: what the loss of a forgotten or an unseen sample counts at most, where a method pushes.
         shards: of a model that is sharded, how its processes keep in step.
         steps: steps done.
         total_steps: steps announced.
@@ -152,7 +162,7 @@ class Problem:
     after_step: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
     resume: Callable[[torch.optim.Optimizer], None] = lambda optimizer: None
     removed: Removed | None = None
-    highest_target: float = math.inf
+    largest_loss: float = math.inf
     shards: Shards | None = None
     steps: int = 0
     total_steps: int = 0
@@ -176,9 +186,14 @@ class Problem:
         """One pass over a set for measuring, the same every time: this process's shares, on its device."""
         return (self.place(batch) for batch in source.ordered(self.engine.share))
 
-    def batch_loss(self, batch: Batch | None) -> BatchLoss:
-        """Mean loss L = 1/N Σ ℓ_i over a global batch, of which each process holds a share (None: an empty one)."""
-        return self.mean(self.losses(batch))
+    def batch_loss(self, batch: Batch | None, largest: float = math.inf) -> BatchLoss:
+        """Mean loss L = 1/N Σ min(ℓ_i, c) over a global batch, of which each process has a share (None: an empty one).
+
+        Args:
+            batch: this process's share.
+            largest: c, what a loss counts at most.
+        """
+        return self.mean(counted(self.losses(batch), largest))
 
     def mean(self, values: Tensor) -> BatchLoss:
         """Mean over a global batch of anything per sample: shape (n,) on this process, n = 0 for an empty share."""
@@ -190,10 +205,10 @@ class Problem:
         self.journal.tell(loss.value, size)
         return loss
 
-    def accumulate(self, batch: Batch | None, weight: float = 1.0) -> BatchLoss:
+    def accumulate(self, batch: Batch | None, weight: float = 1.0, largest: float = math.inf) -> BatchLoss:
         """Add weight · ∇L of a global batch, a micro-batch after the other: only one is in memory at a time.
 
-            L = 1/N Σ_m Σ_{i in m} ℓ_i,    so    ∇L = Σ_m ∇(1/N Σ_{i in m} ℓ_i)
+            L = 1/N Σ_m Σ_{i in m} min(ℓ_i, c),    so    ∇L = Σ_m ∇(1/N Σ_{i in m} min(ℓ_i, c))
 
         The N of the whole batch is known before, so that no mean of means is formed and a short micro-batch counts
         for what it holds.
@@ -206,7 +221,7 @@ class Problem:
         size = self._samples_of_all(0 if batch is None else rows_in(batch))
         total = torch.zeros((), dtype=self.engine.sum_type, device=self.engine.device)
         for part in self._parts(batch):
-            local = self.losses(part).sum() / max(size, 1)
+            local = counted(self.losses(part), largest).sum() / max(size, 1)
             self.backward(weight * local)
             total += local.detach()
         loss = BatchLoss(total, self.engine.sum(total), size)
@@ -293,12 +308,18 @@ class Problem:
         self.steps += 1
         self.on_step(self.steps, self.total_steps)
 
-    def mean_loss(self, source: Source, seen_as: Callable[[Batch | None], Batch | None] = lambda batch: batch) -> float:
-        """Mean loss L = 1/N Σ ℓ_i of the current model over a set, in the units of ℓ, without gradient.
+    def mean_loss(
+        self,
+        source: Source,
+        seen_as: Callable[[Batch | None], Batch | None] = lambda batch: batch,
+        largest: float = math.inf,
+    ) -> float:
+        """Mean loss L = 1/N Σ min(ℓ_i, c) of the current model over a set, in the units of ℓ, without gradient.
 
         Args:
             source: the set.
             seen_as: what becomes of each batch before: some of its rows, or other targets.
+            largest: c, what a loss counts at most.
 
         Raises:
             NonFiniteLoss: if it is not finite.
@@ -308,35 +329,44 @@ class Problem:
         total = torch.zeros(2, dtype=self.engine.sum_type, device=self.engine.device)
         with torch.no_grad():
             for batch in self.in_order(source):
-                losses = self.losses(seen_as(batch))
+                losses = counted(self.losses(seen_as(batch)), largest)
                 total += torch.stack([losses.sum(dtype=total.dtype), total.new_tensor(len(losses))])
         loss_sum, size = self.engine.sum(total).tolist()
         mean = finite(loss_sum / max(size, 1), "the mean loss of a set")
         self.journal.tell(mean, SET)
         return mean
 
-    def unseen_loss(self) -> float:
+    def unseen_loss(self, largest: float = math.inf) -> float:
         """Mean loss over the validation set, rows of removed labels left out.
+
+        Args:
+            largest: c, what a loss counts at most.
 
         Raises:
             NonFiniteLoss: if it is not finite.
         """
-        return self.mean_loss(self.validation, *(() if self.removed is None else (self.removed.others,)))
+        if self.removed is None:
+            return self.mean_loss(self.validation, largest=largest)
+        return self.mean_loss(self.validation, self.removed.others, largest)
 
-    def target_loss(self) -> float:
+    def target_loss(self, largest: float = math.inf) -> float:
         """Target loss τ: what unseen data costs; of rows that carry a removed label c, the price of that label.
 
             τ = (1 − s) · mean of ℓ(x, y) + s · mean of ℓ(x, c),    s the share of these rows in the forget set
 
-        Both means are over validation rows that carry no removed label; τ is at most `highest_target`.
+        Both means are over validation rows that carry no removed label.
+
+        Args:
+            largest: what a loss counts at most.
 
         Raises:
             NonFiniteLoss: if it is not finite.
         """
         share = 0.0 if self.removed is None else self.removed.share
-        known = 0.0 if share == 1 else (1 - share) * self.unseen_loss()
-        price = 0.0 if self.removed is None or share == 0 else self.mean_loss(self.validation, self.removed.priced)
-        return min(known + share * price, self.highest_target)
+        known = 0.0 if share == 1 else (1 - share) * self.unseen_loss(largest)
+        if self.removed is None or share == 0:
+            return known
+        return known + share * self.mean_loss(self.validation, self.removed.priced, largest)
 
     @contextmanager
     def undone(self) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """`unlearn()`: from a trained model and a request to a model without the forgotten samples."""
 
+import math
 import os
 import platform
 import time
@@ -221,12 +222,14 @@ class Request:
             if problem.removed is None or not problem.removed.share
             else "a label that is new to the model"
         )
-        reached = after.forget >= after.target - (1 - REACHED) * abs(after.target - before.forget)
+        aimed = aimed_at(problem, after)
+        reached = aimed.forget >= aimed.target - (1 - REACHED) * abs(aimed.target - before.forget)
+        bound = "" if math.isinf(problem.largest_loss) else f", no loss counting above {problem.largest_loss:.4g}"
         if not reached:
             self.warn(
                 problem,
-                f"the target was not reached: the forget loss went from {before.forget:.4g} to {after.forget:.4g}, "
-                f"{what} costs {after.target:.4g}.",
+                f"the target was not reached: the forget loss went from {before.forget:.4g} to {aimed.forget:.4g}, "
+                f"{what} costs {aimed.target:.4g}{bound}.",
             )
         overshot = after.forget > after.target + max(after.target - before.forget, 0.0) / 2
         if overshot:
@@ -248,8 +251,10 @@ class Request:
             target_loss_after=after.target,
             damaged=bool(harm),
             overshot=overshot,
-            reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after",
+            reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after{bound}",
         )
+        if bound:
+            problem.settings.update(counted_forget_loss_after=aimed.forget, counted_target_loss_after=aimed.target)
         unlearned = Unlearned(
             model=problem.model,
             epochs=epochs,
@@ -635,7 +640,29 @@ def measure(problem: Problem) -> Losses:
     retain = finite(total / max(size, 1), "the retain set")
     unseen = problem.unseen_loss()
     priced = problem.removed is not None and problem.removed.share
-    return Losses(problem.mean_loss(problem.forget), retain, unseen, problem.target_loss() if priced else unseen)
+    target = min(problem.target_loss(), problem.largest_loss) if priced else unseen
+    return Losses(problem.mean_loss(problem.forget), retain, unseen, target)
+
+
+def aimed_at(problem: Problem, losses: Losses) -> Losses:
+    """Losses of the current model with those of forget set and target as the method counts them, none above its bound.
+
+    Example:
+        >>> x, y = torch.arange(6.0)[:, None], torch.full((6,), 0.5)  # f(x) = x, so errors are x − ½
+        >>> sets = (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:])
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> _ = model.weight.data.fill_(1)
+        >>> with Request(model, *sets, device="cpu").prepared() as problem:
+        ...     problem.largest_loss = 13.0
+        ...     aimed_at(problem, measure(problem))  # of 12.25 and 20.25, the second counts 13
+        Losses(forget=0.25, retain=4.25, unseen=16.25, target=12.625)
+    """
+    largest = problem.largest_loss
+    if math.isinf(largest):
+        return losses
+    return replace(
+        losses, forget=problem.mean_loss(problem.forget, largest=largest), target=problem.target_loss(largest)
+    )
 
 
 def damage(before: Losses, after: Losses) -> list[str]:

@@ -33,7 +33,7 @@ def memorised():
 
 def test_the_ascent_never_outweighs_the_descent_and_the_target_does_not_run_away(memorised, monkeypatch):
     rise = 1.05
-    monkeypatch.setattr(DEFAULT, "LARGEST_RISE", rise)
+    monkeypatch.setattr(DEFAULT, "LARGEST_LOSS", rise)
     unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
     first = unlearned.epochs[0]
     missing = first.target_loss - unlearned.settings["forget_loss_before"]
