@@ -11,6 +11,8 @@ from torch import nn
 
 from nabla_tau import losses, unlearn
 from nabla_tau.methods.nabla_tau import LEARNING_RATES, derive, settle
+from nabla_tau.objective import descend
+from nabla_tau.problem import NonFiniteLoss
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit
 
@@ -43,6 +45,44 @@ def test_the_ascent_never_outweighs_the_descent_and_the_target_does_not_run_away
     assert all(epoch.target_loss <= highest + 1e-9 for epoch in unlearned.epochs)
     assert unlearned.settings["target_loss_after"] > highest  # it would have gone further
     assert unlearned.settings["retain_loss_after"] < 1 < unlearned.settings["target_loss_before"] / 2
+
+
+def test_a_row_beyond_the_bound_is_pushed_no_further():
+    rows, targets = torch.eye(4), torch.tensor([0, 1, 0, 1])
+    model = nn.Linear(4, 2, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    model.weight.data[:, 0] = torch.tensor([-3.0, 3.0])  # row 0 costs 6 nats
+    sets = (rows[:2], targets[:2]), (rows[2:3], targets[2:3]), (rows[3:], targets[3:])
+    for micro_batch_size in (None, 1):
+        with Request(model, *sets, device="cpu", micro_batch_size=micro_batch_size).prepared() as problem:
+            problem.largest_loss = 2.0
+            batch, retain = (next(problem.in_order(one)) for one in (problem.forget, problem.retain))
+            sgd = torch.optim.SGD(problem.trainable(), lr=0.1)
+            step = descend(problem, sgd, batch, retain, alpha=0.5, target_loss=9.0)
+            assert step.forget_loss == pytest.approx((2.0 + math.log(2)) / 2)
+            assert torch.equal(problem.model.weight[:, 0], model.weight[:, 0])
+            assert not torch.equal(problem.model.weight[:, 1], model.weight[:, 1])
+
+
+def test_an_infinite_loss_is_found_although_losses_are_bounded(memorised):
+    calls = []
+
+    def infinite(model, rows):
+        calls.append(len(rows[0]))
+        return losses.classification(model, rows) + (math.inf if len(calls) > 150 else 0.0)
+
+    with pytest.raises(NonFiniteLoss, match="inf"):
+        unlearn(memorised, **SETS, device="cpu", batch_size=64, loss=infinite)
+
+
+def test_the_length_of_the_run_does_not_decide_how_far_it_goes(memorised, monkeypatch):
+    def accuracy(share):
+        monkeypatch.setattr(DEFAULT, "LAST_BATCH", share)
+        model = unlearn(memorised, **SETS, device="cpu", batch_size=16).model
+        return (model(SETS["forget"][0]).argmax(1) == SETS["forget"][1]).float().mean().item()
+
+    monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 640)
+    assert accuracy(1 / 8) > accuracy(1.0) + 0.02  # a batch alone drives the set further and further
 
 
 def test_a_rate_that_harms_the_retain_set_is_not_taken(memorised):
