@@ -92,11 +92,13 @@ def main() -> None:
     arguments.add_argument("forget")
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments.add_argument("--models", type=Path, required=True)
+    arguments.add_argument("--only", nargs="+", choices=[*VARIANTS, *OF_LABELS], help="these variants; else all")
     options = arguments.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UnlearningWarning)
     bench = Bench(options.models, torch.device("cpu"), Path(os.environ["NABLA_TAU_DATA"]))
     variants = {**VARIANTS, **OF_LABELS} if options.forget in ("class", "subclass") else VARIANTS
+    variants = {name: one for name, one in variants.items() if name in (options.only or variants)}
     rows: dict[str, list[tuple[dict[str, float], float]]] = {}
     for seed in options.seeds:
         request = ForgetSet(Setting(Cell("quick", options.task, seed, options.forget, ORIGINAL), bench), options.forget)
