@@ -57,7 +57,12 @@ def descend_in_units_of_the_loss(*arguments: Any, unit: float, **named: Any) -> 
 def descend_with_linear_alpha(problem: Problem, *arguments: Any, alpha: float, **named: Any) -> Step:
     first = problem.settings["first_alpha"]
     linear = first * (1 - math.sqrt(1 - alpha / first))  # of α₀ (1 − (e/E)²)
-    return descend(problem, *arguments, **{**named, "alpha": linear, "largest_weight": 1 - linear})
+    named["largest_weight"] *= (1 - linear) / (1 - alpha)
+    return descend(problem, *arguments, alpha=linear, **named)
+
+
+def descend_without_yielding(*arguments: Any, alpha: float, largest_weight: float, **named: Any) -> Step:
+    return descend(*arguments, alpha=alpha, largest_weight=1 - alpha, **named)
 
 
 VARIANTS = {
@@ -67,6 +72,7 @@ VARIANTS = {
     "rates from 1e-3 down": without(LEARNING_RATES=DEFAULT.LEARNING_RATES[1:]),
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
     "w not bounded": without(descend=descend_unbounded),
+    "w does not yield": without(descend=descend_without_yielding),
     "losses not bounded": without(LARGEST_LOSS=math.inf),
     "every batch by itself": without(LAST_BATCH=1.0),
     "momentum kept": without(lose_momentum=lambda optimizer: None),

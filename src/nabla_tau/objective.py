@@ -61,7 +61,7 @@ def ascent_weight(forget_loss: float, target_loss: float, alpha: float, unit: fl
 
 @dataclass
 class RunningMean:
-    """Mean loss of the forget set as its batches tell, the last one with share β: L̄ ← L̄ + β (L_f − L̄).
+    """Mean loss of a set as its batches tell, the last one with share β: L̄ ← L̄ + β (L − L̄).
 
     Batches scatter about the mean of their set. A push that looks at each by itself answers those below the target and
     never those above, and drives the set past it, the further the longer the run.

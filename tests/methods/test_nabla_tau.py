@@ -4,6 +4,7 @@ import copy
 import math
 import sys
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from nabla_tau import losses, unlearn
 from nabla_tau.methods.nabla_tau import LEARNING_RATES, derive, settle
-from nabla_tau.objective import descend
+from nabla_tau.objective import RunningMean, descend
 from nabla_tau.problem import NonFiniteLoss
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit
@@ -47,6 +48,26 @@ def test_the_ascent_never_outweighs_the_descent_and_the_target_does_not_run_away
     assert unlearned.settings["retain_loss_after"] < 1 < unlearned.settings["target_loss_before"] / 2
 
 
+def test_the_ascent_yields_as_the_retain_set_becomes_dearer(memorised, monkeypatch):
+    steps = []
+
+    def watched(*arguments, alpha, largest_weight, **named):
+        step = descend(*arguments, alpha=alpha, largest_weight=largest_weight, **named)
+        steps.append((largest_weight / (1 - alpha), float(step.retain_loss)))
+        return step
+
+    monkeypatch.setattr(DEFAULT, "descend", watched)
+    settings = unlearn(memorised, **SETS, device="cpu", batch_size=64).settings
+    shares, retain_losses = zip(*steps, strict=True)
+    assert shares[0] == 1
+    cheapest = max(range(len(steps)), key=lambda step: shares[step])
+    dearest = min(range(len(steps)), key=lambda step: shares[step])
+    before = [fmean(retain_losses[max(step - 8, 0) : step]) for step in (cheapest or len(steps), dearest)]
+    assert 0 <= shares[dearest] < 0.9
+    assert before[0] < before[1]
+    assert before[1] > settings["retain_loss_before"]
+
+
 def test_a_row_beyond_the_bound_is_pushed_no_further():
     rows, targets = torch.eye(4), torch.tensor([0, 1, 0, 1])
     model = nn.Linear(4, 2, bias=False)
@@ -75,14 +96,21 @@ def test_an_infinite_loss_is_found_although_losses_are_bounded(memorised):
         unlearn(memorised, **SETS, device="cpu", batch_size=64, loss=infinite)
 
 
-def test_the_length_of_the_run_does_not_decide_how_far_it_goes(memorised, monkeypatch):
-    def accuracy(share):
-        monkeypatch.setattr(DEFAULT, "LAST_BATCH", share)
-        model = unlearn(memorised, **SETS, device="cpu", batch_size=16).model
-        return (model(SETS["forget"][0]).argmax(1) == SETS["forget"][1]).float().mean().item()
+def test_batches_that_scatter_about_a_target_that_is_met_hardly_push(memorised):
+    def pushed(share):
+        with Request(memorised, **SETS, device="cpu", batch_size=16).prepared() as problem:
+            target = problem.mean_loss(problem.forget)
+            running = RunningMean(target, share=share)
+            still = torch.optim.SGD(problem.trainable(), lr=0.0)
+            retain = next(problem.in_order(problem.retain))
+            return fmean(
+                descend(
+                    problem, still, batch, retain, alpha=0.5, target_loss=target, unit=target, running=running
+                ).ascent_weight
+                for batch in problem.one_pass(problem.forget, problem.generator(0))
+            )
 
-    monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 640)
-    assert accuracy(1 / 8) > accuracy(1.0) + 0.02  # a batch alone drives the set further and further
+    assert pushed(1 / 8) < pushed(1.0) / 3
 
 
 def test_a_rate_that_harms_the_retain_set_is_not_taken(memorised):

@@ -28,17 +28,18 @@ LEAST_STEPS = 160
 REFRESH_EVERY = 5
 MOST_REFRESHES = 16
 
-# A loss counts up to a quarter more than unseen data costs the original: a mean is moved most easily by driving a few
-# samples to absurd losses, and a model that is being damaged would raise its own target.
-LARGEST_LOSS = 1.25
+# A loss counts up to twice what unseen data costs the original: a mean is moved most easily by driving a few samples to
+# absurd losses, and a model that is being damaged would raise its own target.
+LARGEST_LOSS = 2
 
-# Differences of losses are measured by an eighth of what the original memorised, so that the push is at its bound for
+# Differences of losses are measured by a quarter of what the original memorised, so that the push is at its bound for
 # most of the way. Where next to nothing was memorised, that is taken to be a tenth of what unseen data costs, so as not
 # to magnify chance.
-UNIT = 1 / 8
+UNIT = 1 / 4
 LEAST_MEMORISED = 0.1
 
-# w follows the mean of about the last eight batches, or of a pass where that is shorter.
+# w follows the mean of about the last eight batches of either set, or of a pass over the forget set where that is
+# shorter.
 LAST_BATCH = 1 / 8
 
 WEIGHT_DECAY = 1e-2
@@ -121,25 +122,26 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set
-        w = 2α · ReLU(τ − L̄_f) / u, at most 1 − α
-        τ = what unseen data costs,    L̄_f = the running mean of what forget batches cost;    no loss counts above c
-        c = 1.25 × what unseen data costs the original
-        u = ⅛ (what unseen data costs the original − what the forget set costs it)
+        w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − (L̄_r − L_r⁰) / m)
+        τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
+        c = 2 × what unseen data costs the original
+        m = what unseen data costs the original − what the forget set costs it,    u = m / 4
 
     Unseen data costs its mean loss over D_v. A label that no row of D_r carries is new to a model that is trained
     without D_f: for the share of D_f that carries one, it costs the price of that label y instead, the mean of ℓ(x, y)
     over rows of D_v with other labels, −log p(y | x) for classes: what the model charges where it sees no sign of y.
 
-    Losses on both sides count up to c, and have no gradient beyond. A mean is met most easily by driving a few samples
-    to absurd losses while the others stay as they are; so it is met by the others. Nor does a model that is being
-    damaged raise its own target without end.
+    Losses of forget and unseen rows count up to c, and have no gradient beyond. A mean is met most easily by driving a
+    few samples to absurd losses while the others stay as they are; so it is met by the others. Nor does a model that is
+    being damaged raise its own target without end.
 
     L̄_f takes the last batch with a share of β = max(⅛, 1/n_f). A batch alone scatters about the mean of the set; a push
     that answers those below τ and never those above goes past the target, the further the longer it runs.
 
-    In the unit u the ascent is alike in every domain and for every scale of the loss: it would begin at w = 16α, but
-    never outweighs the descent, else requests for a third of the data and more can run away; and it is 0 where the
-    forget set costs what unseen data costs.
+    In the unit u the ascent is alike in every domain and for every scale of the loss: it would begin at w = 8α, but
+    never outweighs the descent, and it is 0 where the forget set costs what unseen data costs. It yields to the
+    descent: the dearer retain batches have become since L_r⁰, what they cost the original, the less it may weigh, and
+    nothing once the retain set, too, has lost what was memorised of the forget set.
 
     α falls late: what is pushed only at the start comes back while the retain set is repaired.
 
@@ -196,9 +198,11 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     running = RunningMean(
         problem.mean_loss(problem.forget, largest=largest), share=max(LAST_BATCH, 1 / problem.forget.batches)
     )
-    unit = UNIT * memorised(problem.unseen_loss(largest), running.value)
+    remembered = memorised(problem.unseen_loss(largest), running.value)
+    unit = UNIT * remembered
     problem.settings.update(largest_loss=largest, loss_unit=unit, last_batch=running.share)
     start = settle(problem, unseen_loss)
+    kept = RunningMean(start.retain_loss, share=LAST_BATCH)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
@@ -217,19 +221,20 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         alpha = settings.first_alpha * (1 - (epoch / settings.epochs) ** 2)
         means = PassMeans()
         for forget_batch in problem.one_pass(problem.forget, forget_order):
-            means.add(
-                descend(
-                    problem,
-                    optimizer,
-                    forget_batch,
-                    next(retain),
-                    alpha=alpha,
-                    target_loss=target_loss,
-                    largest_weight=1 - alpha,
-                    unit=unit,
-                    running=running,
-                )
+            lost = max(kept.value - start.retain_loss, 0.0) / remembered
+            step = descend(
+                problem,
+                optimizer,
+                forget_batch,
+                next(retain),
+                alpha=alpha,
+                target_loss=target_loss,
+                largest_weight=(1 - alpha) * max(1 - lost, 0.0),
+                unit=unit,
+                running=running,
             )
+            kept.add(float(step.retain_loss))
+            means.add(step)
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
         yield done
         if pushed and not done.ascent_weight:
