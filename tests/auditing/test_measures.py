@@ -79,6 +79,20 @@ def test_a_blown_up_tail_is_over_forgotten_although_ranks_see_nothing():
     assert decide(found, CALM, (600, 600))["kind"] == "over_forgotten"
 
 
+def test_f1_is_the_mean_over_labels_that_are_there_or_predicted():
+    generator = np.random.default_rng(4)
+    targets = np.zeros((40, 5))  # three labels that no row has
+    targets[:20, 0] = targets[20:, 1] = 1
+    losses = generator.gamma(1.0, 0.1, 40)
+    bank = {"loss": -losses, "correct": np.ones(40)}
+    right = Scores(bank, targets.copy(), targets, np.arange(40))
+    nothing = Scores(bank, np.zeros((40, 5)), np.zeros((40, 5)), np.arange(40))
+    wrong = Scores(bank, np.eye(5)[np.full(40, 4)], targets, np.arange(40))
+    sets = {"forget": right, "retain": nothing, "test": wrong}
+    found = measure_model("unlearned", sets, np.arange(40), "multi_label")["utility"]
+    assert [found[name]["macro_f1"]["value"] for name in ("forget", "retain", "test")] == [1.0, 1.0, 0.0]
+
+
 def test_no_perplexity_beyond_all_numbers():
     sides = {}
     for key, loss in (("forget", 2.0), ("retain", 2.0), ("test", 900.0)):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from nabla_tau.auditing.measures import FEWEST_SAMPLES
 from nabla_tau.bench import data, files
 from nabla_tau.bench.tasks import TASKS, forget_requests, split_rows
 from nabla_tau.bench.training import PADDING, augmented, trained
@@ -43,6 +44,15 @@ def test_forget_sets_are_training_rows_asked_for_once(pool, name):
         assert np.array_equal(together, train[pool.rows[1][train] == pool.rows[1][together[0]]])
     else:
         assert len(together) == round(float(name.partition("-")[2]) * len(train))
+
+
+def test_groups_too_small_to_be_audited_are_not_drawn(pool):
+    labels = np.repeat([0, 1, 2], [FEWEST_SAMPLES, FEWEST_SAMPLES - 1, 5])
+    small = data.Pool(pool.rows, groups={"class": np.concatenate([labels, np.full(1800 - len(labels), -1)])})
+    for seed in range(20):
+        assert np.array_equal(forget_requests("class", small, np.arange(1500), seed)[0], np.arange(FEWEST_SAMPLES))
+    with pytest.raises(ValueError, match=f"a class of {FEWEST_SAMPLES} rows or more, got at most 19"):
+        forget_requests("class", small, np.arange(1, 1500), seed=0)
 
 
 def test_a_task_without_the_group_names_what_it_has(pool):

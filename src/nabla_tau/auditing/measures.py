@@ -227,7 +227,9 @@ def _standardised(members: Numbers, others: Numbers) -> tuple[Numbers, Numbers]:
 
 
 def _macro_f1(predictions: Numbers, targets: Numbers) -> float:
-    return float(f1_score(targets > 0.5, predictions > 0.5, average="macro", zero_division=0))
+    """Over the labels that are there or predicted: of a small set many are neither, and count for nothing."""
+    mean = float(f1_score(targets > 0.5, predictions > 0.5, average="macro", zero_division=np.nan))
+    return 1.0 if np.isnan(mean) else mean
 
 
 def _r2(predictions: Numbers, targets: Numbers) -> float:

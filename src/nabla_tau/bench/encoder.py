@@ -32,6 +32,9 @@ def tokens(texts: list[str]) -> Tensor:
 class Encoder(nn.Module):
     """The first layers of MiniLM, the mean of their outputs, dropout, and a linear head.
 
+    The whole encoder is trained; of a shortened one, the word embeddings stay as they are: they are nine tenths of its
+    weights, and most of what a step costs.
+
     Args:
         width: layers, at most 6.
         outputs: of the head.
@@ -42,7 +45,9 @@ class Encoder(nn.Module):
 
         super().__init__()
         self.encoder: Any = AutoModel.from_pretrained(_weights(), add_pooling_layer=False)
-        self.encoder.encoder.layer = self.encoder.encoder.layer[:width]
+        layers = self.encoder.encoder.layer
+        self.encoder.embeddings.requires_grad_(width >= len(layers))
+        self.encoder.encoder.layer = layers[:width]
         self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(self.encoder.config.hidden_size, outputs)
 

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from nabla_tau import losses
+from nabla_tau.auditing.measures import FEWEST_SAMPLES
 from nabla_tau.bench import data, networks
 from nabla_tau.bench.data import Pool, Positions
 from nabla_tau.bench.encoder import Encoder
@@ -112,7 +113,8 @@ def forget_requests(name: str, pool: Pool, train: Positions, seed: int) -> list[
 
     Args:
         name: `random-0.15`, a random share of the training set; `sequence-0.15`, the same in five requests; or a kind
-            of group that the pool has, one of which is drawn: `class`, `subclass`, `group`.
+            of group that the pool has, one of which is drawn: `class`, `subclass`, `group`; of those with rows enough
+            for the audit.
         pool: all rows.
         train: the rows trained on.
         seed: of the draw.
@@ -121,7 +123,7 @@ def forget_requests(name: str, pool: Pool, train: Positions, seed: int) -> list[
         Row numbers in the pool, disjoint, a part of `train`.
 
     Raises:
-        ValueError: if the task has no such forget set.
+        ValueError: if the task has no such forget set, or none that is large enough.
 
     Example:
         >>> pool, train = data.noisy_digits(), np.arange(1000)
@@ -139,8 +141,10 @@ def forget_requests(name: str, pool: Pool, train: Positions, seed: int) -> list[
         rows = generator.permutation(train)[: round(float(fraction) * len(train))]
         return [np.sort(part) for part in np.array_split(rows, 5 if kind == "sequence" else 1)]
     groups = pool.groups[name][train]
-    chosen = generator.choice(np.unique(groups[groups >= 0]))
-    return [train[groups == chosen]]
+    found, sizes = np.unique(groups[groups >= 0], return_counts=True)
+    if not (sizes >= FEWEST_SAMPLES).any():
+        raise ValueError(f"Expected a {name} of {FEWEST_SAMPLES} rows or more, got at most {max(sizes, default=0)}.")
+    return [train[groups == generator.choice(found[sizes >= FEWEST_SAMPLES])]]
 
 
 def forget_problem(name: str, pool: Pool | None = None) -> str | None:
@@ -167,7 +171,7 @@ def forget_problem(name: str, pool: Pool | None = None) -> str | None:
 
 _LOCATION = Recipe(train=3000, validation=1000, test=1010, width=256, epochs=40, unlearning_batch_size=64)
 _SPOKEN = Recipe(
-    train=1800, validation=600, test=600, width=24, epochs=30, learning_rate=2e-3, unlearning_batch_size=64
+    train=1800, validation=600, test=600, width=24, epochs=50, learning_rate=2e-3, unlearning_batch_size=64
 )
 _DIABETES = Recipe(train=240, validation=101, test=101, width=256, epochs=150, batch_size=32, unlearning_batch_size=32)
 _DIGITS = Recipe(
@@ -199,11 +203,11 @@ _CIFAR_FULL = Recipe(
 
 
 _TEXT_QUICK = Recipe(
-    train=600,
+    train=700,
     validation=1000,
     test=1000,
     width=1,
-    epochs=16,
+    epochs=40,
     learning_rate=1e-3,
     batch_size=32,
     unlearning_batch_size=32,
