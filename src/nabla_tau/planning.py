@@ -30,15 +30,16 @@ class Plan:
         steps: optimiser updates at most; a method may stop early, once nothing is left to push.
         seconds_per_step: from two steps, after one that is not counted, by the samples that they and all steps read.
         seconds: steps and measurements of the target together; the checks, already done, not counted.
-        device_hours: of all processes together, the checks counted.
+        trial_seconds: of the trials before them, at most; 0 where a method makes none.
+        device_hours: of all processes together, checks and trials counted.
         check_seconds: what reading and checking every row took just now, with the search for copies of forget rows.
         micro_batch_size: samples that a process gives the model at once; None for its whole share of a batch.
         retraining_epoch_seconds: about what each epoch of training on the retain set alone would take.
         step_bytes: memory of a step: activations, gradients, optimiser moments and, but for `in_place`, the copy of the
             model; of a sharded one this process's part, and the block that is put together.
         free_bytes: memory free on the device.
-        training_passes: samples that steps are made on, forget and retain, over the samples of the training set: 2.5 is
-            the work of 2.5 epochs of training.
+        training_passes: samples that steps are made on, forget and retain, in trials and after them, over the samples
+            of the training set: 2.5 is the work of 2.5 epochs of training.
         settings: what was derived.
         warnings: what was warned about.
         checkpoint: what the folder of checkpoints holds; None where none was named.
@@ -50,6 +51,7 @@ class Plan:
     steps: int
     seconds_per_step: float
     seconds: float
+    trial_seconds: float
     device_hours: float
     check_seconds: float
     micro_batch_size: int | None
@@ -65,11 +67,13 @@ class Plan:
         """One line per fact; what was warned about was said when it was found, and is in `warnings`."""
         parts = f" in micro-batches of {self.micro_batch_size}" if self.micro_batch_size else ""
         rows = ", ".join(f"{name} {count:,}" for name, count in self.samples.items())
+        trials = f", after trials of at most {self.trial_seconds:,.0f} s" if self.trial_seconds else ""
         lines = [
             f"rows       {rows}",
             f"steps      at most {self.steps:,}, in {self.epochs} passes over the forget set",
             f"time       about {self.seconds:,.0f} s, {self.seconds_per_step:.3g} s a step "
-            f"(measured on {TIMED_STEPS} steps); {self.device_hours:.3g} device-hours with the checks",
+            f"(measured on {TIMED_STEPS} steps){trials}; {self.device_hours:.3g} device-hours with "
+            + ("trials and checks" if trials else "the checks"),
             f"checks     took {self.check_seconds:.1f} s: every row read, and copies of forget rows looked for in the "
             "retain set",
             f"memory     about {describe(self.step_bytes)} for a step{parts}, {describe(self.free_bytes)} free",
@@ -164,8 +168,9 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
     forget_passes = settings.get("forget_passes", settings["epochs"])
     retain_passes = settings.get("retain_passes", settings["steps"] / retain.batches)
     samples = forget_passes * forget.size + retain_passes * retain.size
+    tried = settings.get("most_trial_steps", 0) / retain.batches * retain.size
     weights = bytes_held(problem.model.parameters())
-    seconds = samples * per_sample + measured_batches * per_batch
+    seconds, trial_seconds = samples * per_sample + measured_batches * per_batch, tried * per_sample
     return Plan(
         samples=settings["samples"],
         batch_size=settings["batch_size"],
@@ -173,7 +178,8 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
         steps=settings["steps"],
         seconds_per_step=samples * per_sample / max(settings["steps"], 1),
         seconds=seconds,
-        device_hours=device_hours(seconds + check_seconds, processes),
+        trial_seconds=trial_seconds,
+        device_hours=device_hours(seconds + trial_seconds + check_seconds, processes),
         micro_batch_size=problem.micro_batch_size,
         retraining_epoch_seconds=per_sample * retain.size,
         check_seconds=check_seconds,
@@ -184,7 +190,7 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
             copies=(not settings["in_place"]) + settings.get("teachers", 0),
         ),
         free_bytes=free,
-        training_passes=samples / (forget.size + retain.size),
+        training_passes=(samples + tried) / (forget.size + retain.size),
         settings=settings,
         warnings=problem.warnings,
     )

@@ -191,6 +191,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         optimizer="AdamW",
         weight_decay=WEIGHT_DECAY,
         last_learning_rate_factor=LAST_LEARNING_RATE_FACTOR,
+        most_trial_steps=TRIAL_STEPS * len(LEARNING_RATES),  # of all rates but the lowest, and of smaller weights
     )
     problem.announce(settings.steps)
     unseen_loss, target_loss = problem.unseen_loss(), problem.target_loss()
