@@ -73,7 +73,7 @@ VARIANTS = {
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
     "w not bounded": without(descend=descend_unbounded),
     "w does not yield": without(descend=descend_without_yielding),
-    "losses not bounded": without(LARGEST_LOSS=math.inf),
+    "losses not bounded": without(LARGEST_DEVIATION=math.inf),
     "every batch by itself": without(LAST_BATCH=1.0),
     "momentum kept": without(lose_momentum=lambda optimizer: None),
     "α₀ = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),

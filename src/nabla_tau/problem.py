@@ -312,14 +312,14 @@ class Problem:
         self,
         source: Source,
         seen_as: Callable[[Batch | None], Batch | None] = lambda batch: batch,
-        largest: float = math.inf,
+        of: Callable[[Tensor], Tensor] = lambda losses: losses,
     ) -> float:
-        """Mean loss L = 1/N Σ min(ℓ_i, c) of the current model over a set, in the units of ℓ, without gradient.
+        """Mean loss L = 1/N Σ ℓ_i of the current model over a set, in the units of ℓ, without gradient.
 
         Args:
             source: the set.
             seen_as: what becomes of each batch before: some of its rows, or other targets.
-            largest: c, what a loss counts at most.
+            of: what the mean is taken of in place of the losses themselves.
 
         Raises:
             NonFiniteLoss: if it is not finite.
@@ -329,27 +329,27 @@ class Problem:
         total = torch.zeros(2, dtype=self.engine.sum_type, device=self.engine.device)
         with torch.no_grad():
             for batch in self.in_order(source):
-                losses = counted(self.losses(seen_as(batch)), largest)
+                losses = of(self.losses(seen_as(batch)))
                 total += torch.stack([losses.sum(dtype=total.dtype), total.new_tensor(len(losses))])
         loss_sum, size = self.engine.sum(total).tolist()
         mean = finite(loss_sum / max(size, 1), "the mean loss of a set")
         self.journal.tell(mean, SET)
         return mean
 
-    def unseen_loss(self, largest: float = math.inf) -> float:
+    def unseen_loss(self, of: Callable[[Tensor], Tensor] = lambda losses: losses) -> float:
         """Mean loss over the validation set, rows of removed labels left out.
 
         Args:
-            largest: c, what a loss counts at most.
+            of: as of `mean_loss`.
 
         Raises:
             NonFiniteLoss: if it is not finite.
         """
         if self.removed is None:
-            return self.mean_loss(self.validation, largest=largest)
-        return self.mean_loss(self.validation, self.removed.others, largest)
+            return self.mean_loss(self.validation, of=of)
+        return self.mean_loss(self.validation, self.removed.others, of)
 
-    def target_loss(self, largest: float = math.inf) -> float:
+    def target_loss(self, of: Callable[[Tensor], Tensor] = lambda losses: losses) -> float:
         """Target loss τ: what unseen data costs; of rows that carry a removed label c, the price of that label.
 
             τ = (1 − s) · mean of ℓ(x, y) + s · mean of ℓ(x, c),    s the share of these rows in the forget set
@@ -357,16 +357,16 @@ class Problem:
         Both means are over validation rows that carry no removed label.
 
         Args:
-            largest: what a loss counts at most.
+            of: as of `mean_loss`.
 
         Raises:
             NonFiniteLoss: if it is not finite.
         """
         share = 0.0 if self.removed is None else self.removed.share
-        known = 0.0 if share == 1 else (1 - share) * self.unseen_loss(largest)
+        known = 0.0 if share == 1 else (1 - share) * self.unseen_loss(of)
         if self.removed is None or share == 0:
             return known
-        return known + share * self.mean_loss(self.validation, self.removed.priced, largest)
+        return known + share * self.mean_loss(self.validation, self.removed.priced, of)
 
     @contextmanager
     def undone(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -51,7 +52,7 @@ from nabla_tau.modes import (
     unlearning_modes,
 )
 from nabla_tau.original import Changeable, copied, given_up, sharded
-from nabla_tau.problem import Method, Problem, finite
+from nabla_tau.problem import Method, Problem, counted, finite
 from nabla_tau.randomness import seeded
 from nabla_tau.removed import removed_labels
 from nabla_tau.replaying import replay_problems
@@ -657,12 +658,10 @@ def aimed_at(problem: Problem, losses: Losses) -> Losses:
         ...     aimed_at(problem, measure(problem))  # of 12.25 and 20.25, the second counts 13
         Losses(forget=0.25, retain=4.25, unseen=16.25, target=12.625)
     """
-    largest = problem.largest_loss
-    if math.isinf(largest):
+    if math.isinf(problem.largest_loss):
         return losses
-    return replace(
-        losses, forget=problem.mean_loss(problem.forget, largest=largest), target=problem.target_loss(largest)
-    )
+    bounded = partial(counted, largest=problem.largest_loss)
+    return replace(losses, forget=problem.mean_loss(problem.forget, of=bounded), target=problem.target_loss(bounded))
 
 
 def damage(before: Losses, after: Losses) -> list[str]:

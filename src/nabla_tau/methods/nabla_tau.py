@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from nabla_tau.batches import Batch
 from nabla_tau.facts import RETAIN, VALIDATION, Facts, described
 from nabla_tau.objective import PassMeans, RunningMean, descend
-from nabla_tau.problem import Epoch, Problem
+from nabla_tau.problem import Epoch, Problem, counted
 
 # The published rule for α, inside the range of forget fractions that it was published for.
 ALPHA_PER_FORGET_FRACTION = 5 / 3
@@ -28,9 +29,9 @@ LEAST_STEPS = 160
 REFRESH_EVERY = 5
 MOST_REFRESHES = 16
 
-# A loss counts up to twice what unseen data costs the original: a mean is moved most easily by driving a few samples to
-# absurd losses, and a model that is being damaged would raise its own target.
-LARGEST_LOSS = 2
+# A loss counts up to one mean deviation above what unseen data costs the original: a mean is moved most easily by
+# driving a few samples to absurd losses, and a model that is being damaged would raise its own target.
+LARGEST_DEVIATION = 1
 
 # Differences of losses are measured by a quarter of what the original memorised, so that the push is at its bound for
 # most of the way. Where next to nothing was memorised, that is taken to be a tenth of what unseen data costs, so as not
@@ -124,7 +125,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − (L̄_r − L_r⁰) / m)
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
-        c = 2 × what unseen data costs the original
+        c = what unseen data costs the original + the mean distance of its losses from that
         m = what unseen data costs the original − what the forget set costs it,    u = m / 4
 
     Unseen data costs its mean loss over D_v. A label that no row of D_r carries is new to a model that is trained
@@ -133,7 +134,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     Losses of forget and unseen rows count up to c, and have no gradient beyond. A mean is met most easily by driving a
     few samples to absurd losses while the others stay as they are; so it is met by the others. Nor does a model that is
-    being damaged raise its own target without end.
+    being damaged, or charges more and more for a label that it unlearns, raise its own target without end.
 
     L̄_f takes the last batch with a share of β = max(⅛, 1/n_f). A batch alone scatters about the mean of the set; a push
     that answers those below τ and never those above goes past the target, the further the longer it runs.
@@ -194,26 +195,26 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     )
     problem.announce(settings.steps)
     unseen_loss, target_loss = problem.unseen_loss(), problem.target_loss()
-    problem.largest_loss = largest = target_loss + (LARGEST_LOSS - 1) * abs(target_loss)
-    running = RunningMean(
-        problem.mean_loss(problem.forget, largest=largest), share=max(LAST_BATCH, 1 / problem.forget.batches)
-    )
-    remembered = memorised(problem.unseen_loss(largest), running.value)
+    deviation = problem.target_loss(lambda losses: (losses - target_loss).abs())
+    problem.largest_loss = target_loss + LARGEST_DEVIATION * deviation
+    bounded = partial(counted, largest=problem.largest_loss)
+    running = RunningMean(problem.mean_loss(problem.forget, of=bounded), max(LAST_BATCH, 1 / problem.forget.batches))
+    remembered = memorised(problem.unseen_loss(bounded), running.value)
     unit = UNIT * remembered
-    problem.settings.update(largest_loss=largest, loss_unit=unit, last_batch=running.share)
+    problem.settings.update(largest_loss=problem.largest_loss, loss_unit=unit, last_batch=running.share)
     start = settle(problem, unseen_loss)
     kept = RunningMean(start.retain_loss, share=LAST_BATCH)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
     forget_order, retain = problem.generator(0), retain_batches(problem)
-    target_loss = problem.target_loss(largest)
+    target_loss = problem.target_loss(bounded)
     at_rest = False  # nothing to push and nothing to repair since τ was measured
     forget_loss, pushed = -math.inf, False  # of the last pass
     for epoch in range(settings.epochs):
         started = time.perf_counter()
         if epoch and epoch % settings.refresh_target_every == 0:
-            target_loss = problem.target_loss(largest)
+            target_loss = problem.target_loss(bounded)
             if at_rest and forget_loss >= target_loss:
                 break
         if epoch % settings.refresh_target_every == 0:
