@@ -197,3 +197,22 @@ def test_weights_start_smaller_where_the_model_comes_back_from_it(memorised, mon
     monkeypatch.setattr(DEFAULT, "LARGEST_HARM", -1.0)  # nothing comes back
     assert unlearn(model, **SETS, device="cpu", batch_size=64).settings["shrinking"] == 1.0
     assert factors[-2:] == [0.9, 1.0]
+
+
+def test_a_loss_that_is_shifted_changes_nothing(memorised):
+    """A log-likelihood of a density may be negative, and so may its mean."""
+    plain, shifted = (
+        unlearn(
+            memorised,
+            **SETS,
+            device="cpu",
+            batch_size=64,
+            loss=lambda model, rows, by=by: losses.classification(model, rows) - by,
+        )
+        for by in (0.0, 5.0)
+    )
+    assert shifted.settings["target_loss_before"] < 0
+    assert shifted.settings["largest_loss"] == pytest.approx(plain.settings["largest_loss"] - 5, abs=1e-4)
+    assert shifted.settings["learning_rate"] == plain.settings["learning_rate"]
+    assert shifted.settings["forget_loss_after"] == pytest.approx(plain.settings["forget_loss_after"] - 5, abs=0.05)
+    assert shifted.reached_target is plain.reached_target
