@@ -209,7 +209,7 @@ class PassMeans:
     steps: int = 0
 
     def add(self, step: Step) -> None:
-        """Take one step in; the retain loss stays on its device until the pass ends."""
+        """Take one step in; its retain loss stays on its device, so that nothing waits for it here."""
         self.forget += step.forget_loss * step.forget_size
         self.forget_size += step.forget_size
         self.retain.append(step.retain_loss * step.retain_size)

@@ -1,5 +1,6 @@
 """`--plan`: what a request would do and cost, measured on two steps; nothing is changed."""
 
+import math
 import time
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -159,9 +160,7 @@ def _kept(request: Request, problem: Problem) -> Kept:
 
 def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: float, free: int) -> Plan:
     settings = problem.settings
-    measured_batches = (
-        settings.get("target_refreshes", 0) + 2
-    ) * problem.validation.batches + 2 * problem.forget.batches
+    measured_batches = _measured_batches(problem)
     forget, retain = problem.forget, problem.retain
     processes = problem.engine.share[1]
     at_once = max(-(-largest_batch(source) // processes) for source in (forget, retain))
@@ -194,6 +193,16 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
         settings=settings,
         warnings=problem.warnings,
     )
+
+
+def _measured_batches(problem: Problem) -> int:
+    """Batches that are read without gradient: before and after, for every τ, and for the bound of losses."""
+    share = 0.0 if problem.removed is None else problem.removed.share
+    bounded = not math.isinf(problem.largest_loss)
+    for_targets = 2 if 0 < share < 1 else 1  # passes over the validation set
+    targets = int(problem.settings.get("target_refreshes", 0)) + (3 if bounded else 0) + (2 if share else 0)
+    passes = 4 + (2 if bounded else 0) + for_targets * targets  # unseen data and as much of the retain set, twice
+    return passes * problem.validation.batches + (4 if bounded else 2) * problem.forget.batches
 
 
 def _seconds_per_batch(problem: Problem) -> float:

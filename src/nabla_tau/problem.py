@@ -40,7 +40,7 @@ class Epoch:
         target_loss: target loss τ of the pass.
         forget_loss: mean loss L_f of the forget batches of the pass, each before its step; None where none was read.
         retain_loss: mean loss L_r of the retain batches of the pass, each before its step; None where none was read.
-        ascent_weight: mean over steps of w = 2α·ReLU(τ − L_f); 0 where the forget set had reached its target.
+        ascent_weight: mean over steps of w = 2α·ReLU(τ − L_f), as bounded; 0 where there was nothing left to push.
         seconds: duration of the pass.
     """
 

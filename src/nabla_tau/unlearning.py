@@ -210,13 +210,13 @@ class Request:
         keeper = None if self.checkpoint is None else self.keeper(problem, before)
         if keeper is not None and keeper.is_finished:
             return keeper.result(self.model, in_place=self.in_place)
-        if before.forget >= before.target:
+        epochs = list(passes(problem, self.method)) if keeper is None else keeper.run(self.method)
+        if before.forget >= before.target and not any(epoch.ascent_weight for epoch in epochs):
             self.warn(
                 problem,
-                f"forget: its mean loss, {before.forget:.4g}, is not below that of unseen data, "
-                f"{before.target:.4g}: the target gives no push. This does not show that nothing is remembered.",
+                f"forget: its mean loss, {before.forget:.4g}, was not below that of unseen data, "
+                f"{before.target:.4g}: the target gave no push. This does not show that nothing is remembered.",
             )
-        epochs = list(passes(problem, self.method)) if keeper is None else keeper.run(self.method)
         after = measure(problem)
         what = (
             "unseen data"
@@ -232,7 +232,7 @@ class Request:
                 f"the target was not reached: the forget loss went from {before.forget:.4g} to {aimed.forget:.4g}, "
                 f"{what} costs {aimed.target:.4g}{bound}.",
             )
-        overshot = after.forget > after.target + max(after.target - before.forget, 0.0) / 2
+        overshot = aimed.forget > aimed.target + max(aimed.target - before.forget, 0.0) / 2
         if overshot:
             self.warn(
                 problem,

@@ -9,6 +9,7 @@ from statistics import fmean
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau import losses, unlearn
 from nabla_tau.methods.nabla_tau import LEARNING_RATES, derive, settle
@@ -67,6 +68,38 @@ def test_the_ascent_yields_as_the_retain_set_becomes_dearer(memorised, monkeypat
     assert 0 <= shares[dearest] < 0.9
     assert before[0] < before[1]
     assert before[1] > settings["retain_loss_before"]
+
+
+def test_an_order_of_the_retain_set_that_begins_with_easy_rows_holds_no_push_back(monkeypatch):
+    wrong = torch.arange(300) % 4 == 0  # a quarter of the labels, learned less well than the others
+    rows = TRAIN[0], torch.where(wrong, (TRAIN[1] + 1) % 3, TRAIN[1])
+    torch.manual_seed(0)
+    original = fit(nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3)), *rows)
+    retain = tuple(column[60:] for column in rows)
+    order = torch.argsort(losses.classification(original, retain).detach())
+    shares = []
+
+    def watched(*arguments, alpha, largest_weight, **named):
+        shares.append(largest_weight / (1 - alpha))
+        return descend(*arguments, alpha=alpha, largest_weight=largest_weight, **named)
+
+    monkeypatch.setattr(DEFAULT, "descend", watched)
+    settings = unlearn(
+        original,
+        forget=tuple(column[:60] for column in rows),
+        retain=DataLoader(TensorDataset(*(column[order] for column in retain)), batch_size=16),
+        validation=VALIDATION,
+        device="cpu",
+        batch_size=16,
+    ).settings
+    assert settings["usual_retain_loss"] > 2 * min(trial["retain_loss"] for trial in settings["trials"])
+    assert fmean(shares) > 0.5
+
+
+def test_unseen_losses_that_are_all_alike_leave_room_above_their_mean(memorised):
+    alike = tuple(column[:1].expand(10, *column.shape[1:]).contiguous() for column in VALIDATION)
+    settings = unlearn(memorised, **{**SETS, "validation": alike}, device="cpu", batch_size=64).settings
+    assert settings["largest_loss"] == pytest.approx(1.25 * settings["target_loss_before"])
 
 
 def test_a_row_beyond_the_bound_is_pushed_no_further():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nabla_tau.batches import Batch
 from nabla_tau.facts import RETAIN, VALIDATION, Facts, described
-from nabla_tau.objective import PassMeans, RunningMean, descend
+from nabla_tau.objective import PassMeans, RunningMean, Step, descend
 from nabla_tau.problem import Epoch, Problem, counted
 
 # The published rule for α, inside the range of forget fractions that it was published for.
@@ -32,10 +32,11 @@ MOST_REFRESHES = 16
 # A loss counts up to one mean deviation above what unseen data costs the original: a mean is moved most easily by
 # driving a few samples to absurd losses, and a model that is being damaged would raise its own target.
 LARGEST_DEVIATION = 1
+LEAST_DEVIATION = 0.25  # of that cost; where unseen losses are few or alike, every row would have to reach their mean
 
-# Differences of losses are measured by a quarter of what the original memorised, so that the push is at its bound for
-# most of the way. Where next to nothing was memorised, that is taken to be a tenth of what unseen data costs, so as not
-# to magnify chance.
+# Differences of losses are measured by a quarter of what the original memorised, so that the push of all but small
+# requests is at its bound until most of the way is gone. Where next to nothing was memorised, that is taken to be a
+# tenth of what unseen data costs, so as not to magnify chance.
 UNIT = 1 / 4
 LEAST_MEMORISED = 0.1
 
@@ -108,7 +109,7 @@ def derive(problem: Problem) -> Settings:
     Facts(
         reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); what bounds, smooths and tries is ours",
         needs=(RETAIN, VALIDATION),
-        passes="E × D_f and as many batches of D_r, D_v at most 16 times; E follows from the sizes of the sets",
+        passes="E × D_f and as many batches of D_r, D_v some 20 times at most; E follows from the sizes of the sets",
         mode="eval",
         forgets="any rows, as far as the mean loss of unseen data; whole classes and labels, as far as their price",
         keeps="rows that cost as much as unseen data from the start",
@@ -123,10 +124,10 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set
-        w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − (L̄_r − L_r⁰) / m)
+        w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
-        c = what unseen data costs the original + the mean distance of its losses from that
-        m = what unseen data costs the original − what the forget set costs it,    u = m / 4
+        c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
+        m = what unseen data costs the original − what the forget set costs it, or 0.1 τ where it is less;    u = m / 4
 
     Unseen data costs its mean loss over D_v. A label that no row of D_r carries is new to a model that is trained
     without D_f: for the share of D_f that carries one, it costs the price of that label y instead, the mean of ℓ(x, y)
@@ -141,8 +142,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     In the unit u the ascent is alike in every domain and for every scale of the loss: it would begin at w = 8α, but
     never outweighs the descent, and it is 0 where the forget set costs what unseen data costs. It yields to the
-    descent: the dearer retain batches have become since L_r⁰, what they cost the original, the less it may weigh, and
-    nothing once the retain set, too, has lost what was memorised of the forget set.
+    descent: the dearer retain batches have become since L_r⁰, what five of them or the forget set cost the original,
+    the less it may weigh, and nothing once the retain set, too, has lost what was memorised of the forget set.
 
     α falls late: what is pushed only at the start comes back while the retain set is repaired.
 
@@ -195,21 +196,28 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         most_trial_steps=TRIAL_STEPS * len(LEARNING_RATES),  # of all rates but the lowest, and of smaller weights
     )
     problem.announce(settings.steps)
-    unseen_loss, target_loss = problem.unseen_loss(), problem.target_loss()
-    deviation = problem.target_loss(lambda losses: (losses - target_loss).abs())
-    problem.largest_loss = target_loss + LARGEST_DEVIATION * deviation
-    bounded = partial(counted, largest=problem.largest_loss)
-    running = RunningMean(problem.mean_loss(problem.forget, of=bounded), max(LAST_BATCH, 1 / problem.forget.batches))
-    remembered = memorised(problem.unseen_loss(bounded), running.value)
-    unit = UNIT * remembered
-    problem.settings.update(largest_loss=problem.largest_loss, loss_unit=unit, last_batch=running.share)
+    unseen_loss, first_target = problem.unseen_loss(), problem.target_loss()
+    deviation = problem.target_loss(lambda losses: (losses - first_target).abs())
+    largest = first_target + LARGEST_DEVIATION * max(deviation, LEAST_DEVIATION * abs(first_target))
+    problem.largest_loss = largest
+    bounded = partial(counted, largest=largest)
+    forget_mean = RunningMean(
+        problem.mean_loss(problem.forget, of=bounded), share=max(LAST_BATCH, 1 / problem.forget.batches)
+    )
+    memory = memorised(problem.unseen_loss(bounded), forget_mean.value)
+    unit = UNIT * memory
+    problem.settings.update(largest_loss=largest, loss_unit=unit, last_batch=forget_mean.share)
     start = settle(problem, unseen_loss)
-    kept = RunningMean(start.retain_loss, share=LAST_BATCH)
+    # Both sets were trained on: where a loader comes to its dear rows late, the forget set knows better.
+    usual = max(start.retain_loss, forget_mean.value)
+    problem.settings["usual_retain_loss"] = usual
+    retain_mean = RunningMean(usual, share=LAST_BATCH)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
     forget_order, retain = problem.generator(0), retain_batches(problem)
     target_loss = problem.target_loss(bounded)
+    step: Step | None = None
     at_rest = False  # nothing to push and nothing to repair since τ was measured
     forget_loss, pushed = -math.inf, False  # of the last pass
     for epoch in range(settings.epochs):
@@ -223,19 +231,21 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         alpha = settings.first_alpha * (1 - (epoch / settings.epochs) ** 2)
         means = PassMeans()
         for forget_batch in problem.one_pass(problem.forget, forget_order):
-            lost = max(kept.value - start.retain_loss, 0.0) / remembered
+            retain_batch = next(retain)
+            if step is not None:  # read only now, so that a GPU computes while batches are loaded
+                retain_mean.add(min(float(step.retain_loss), largest))
+            lost = max(retain_mean.value - usual, 0.0) / memory
             step = descend(
                 problem,
                 optimizer,
                 forget_batch,
-                next(retain),
+                retain_batch,
                 alpha=alpha,
                 target_loss=target_loss,
                 largest_weight=(1 - alpha) * max(1 - lost, 0.0),
                 unit=unit,
-                running=running,
+                running=forget_mean,
             )
-            kept.add(float(step.retain_loss))
             means.add(step)
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
         yield done
