@@ -102,6 +102,19 @@ def test_a_killed_run_goes_on(measured, tmp_path):
     assert read(tmp_path / "results", cells[-1])["audit"] == read(results, cells[-1])["audit"]
 
 
+def test_a_cell_from_another_original_is_refused(measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    record = read(tmp_path, cells[0])
+    record["audit"]["fingerprint"] = "of a model that another processor trained"
+    (tmp_path / cells[0].path).write_text(json.dumps(record))
+    for cell in cells[1:]:
+        (tmp_path / cell.path).unlink()
+    with pytest.raises(InvalidRequest, match="expected finetune to start from the original model of the cells in"):
+        run_cells(cells, tmp_path, bench)
+    assert not (tmp_path / cells[-2].path).exists()
+
+
 def same(folder, other, cells):
     for cell in cells:
         assert read(folder, cell)["audit"] == read(other, cell)["audit"]

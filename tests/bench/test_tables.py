@@ -20,7 +20,8 @@ from tests.conftest import REPOSITORY
 
 def record(method, seed, shift=0.0, **cell):
     """A cell whose shares are off by `shift`."""
-    share = {"accuracy": {"value": 0.6 + shift}}
+    share = {"accuracy": {"value": 0.6 + shift}, "loss": {"value": 1 + shift}}
+    attack = {"accuracy": 0.6 + shift, "samples": 600}
     return {
         "cell": {"scale": "quick", "task": "cifar10", "seed": seed, "forget": "random-0.15", "method": method, **cell},
         "status": "done",
@@ -33,7 +34,8 @@ def record(method, seed, shift=0.0, **cell):
         "retraining_seconds": 10.0,
         "audit": {
             "utility": {part: share for part in ("test", "retain", "forget")},
-            "paper_attacks": {"losses": {"accuracy": 0.6 + shift}, "entropies": {"accuracy": 0.6 + shift}},
+            "verdict": {"forget_samples": 600, "test_samples": 600},
+            "paper_attacks": {"losses": attack, "entropies": attack},
             "attacks": [{"primary": False}, {"primary": True, "auc": {"value": 0.6 + shift}}],
         },
         "js_to_retrained": {name: abs(shift) for name in RETRAINED if name != method},

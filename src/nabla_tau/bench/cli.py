@@ -149,3 +149,22 @@ def plot(
         groups = read_groups(results)
         for path in plot_gaps(groups, output) + plot_alpha_rho(groups, output):
             out.print(str(path))
+
+
+@app.command(epilog="Example:  nabla-tau bench same runs/before runs/after")
+def same(
+    older: Annotated[Path, typer.Argument(help="Cells measured with the code as it was.")],
+    newer: Annotated[Path, typer.Argument(help="The same cells, on the same machine, with the code as it is.")],
+    results: Annotated[Path, typer.Option(help="Folder of the results whose cells may then stand together.")] = OUTPUT,
+) -> None:
+    """Note which versions of the code give the same numbers, to the last bit. Exit code 1: some do not."""
+    with refusals() as out:
+        from nabla_tau.bench.versions import SAME, compared, write_same
+
+        found, others = compared(older, newer)
+        write_same(found, results / SAME)
+        out.print(f"{len(found)} versions are the same, noted in {results / SAME}")
+        for one in others:
+            out.print(one)
+        if others:
+            raise typer.Exit(REFUSED)

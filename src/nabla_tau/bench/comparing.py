@@ -34,11 +34,12 @@ class Mean:
         return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
-def mean_of(values: Sequence[float]) -> Mean:
+def mean_of(values: Sequence[float], level: float = LEVEL) -> Mean:
     """Mean over seeds and its interval by Student's t: x̄ ± t(n − 1) · s / √n.
 
     Args:
         values: one for each seed.
+        level: that the interval holds the mean with.
 
     Example:
         >>> mean_of([1.0, 2.0, 3.0])
@@ -47,7 +48,7 @@ def mean_of(values: Sequence[float]) -> Mean:
     count, value = len(values), fmean(values)
     if count < 2:
         return Mean(value, None, None, count)
-    margin = float(t.ppf((1 + LEVEL) / 2, count - 1)) * stdev(values) / sqrt(count)
+    margin = float(t.ppf((1 + level) / 2, count - 1)) * stdev(values) / sqrt(count)
     return Mean(value, value - margin, value + margin, count)
 
 

@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from nabla_tau.bench.cells import DONE, ORIGINAL, RETRAINED
 from nabla_tau.bench.gap import distances, gap, values
-from nabla_tau.bench.running import read_cell
+from nabla_tau.bench.running import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json
+from nabla_tau.bench.versions import SAME, read_versions
 from nabla_tau.errors import InvalidRequest
 
-ROWS = "rows.json"
 FLOOR = "retrained"
 """Name of the row that stands for both retrained models."""
 
@@ -89,8 +90,11 @@ class Group:
 def read_groups(folder: Path) -> list[Group]:
     """Everything below a folder; cells of different scales or versions of the code come apart.
 
+    Versions that `SAME` in the folder shows to give the same numbers are one.
+
     Raises:
-        InvalidRequest: if there is nothing, a file is no cell, or a method was measured in several versions.
+        InvalidRequest: if there is nothing, a file is no cell, a method was measured in several versions, or methods
+            of one forget set and seed on several original models.
 
     Example:
         >>> read_groups(Path("nowhere"))
@@ -98,28 +102,44 @@ def read_groups(folder: Path) -> list[Group]:
         nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
         1. results: expected cells below nowhere, got none: run nabla-tau bench run first.
     """
-    paths = sorted(path for path in folder.rglob("*.json") if path.name != ROWS)
-    records = [record for path in paths if (record := read_cell(path)) is not None]
+    paths = sorted(path for path in folder.rglob("*.json") if path.name not in (ROWS, SAME))
+    versions = read_versions(folder)
+    records = [versions.newest(record) for path in paths if (record := read_cell(path)) is not None]
     if not records:
         raise InvalidRequest([f"results: expected cells below {folder}, got none: run nabla-tau bench run first."])
-    _one_version_each(records)
+    problems = _several_versions(records) + _several_originals(records)
+    if problems:
+        raise InvalidRequest(problems)
     return grouped(records)
 
 
-def _one_version_each(records: Iterable[Json]) -> None:
+def _several_versions(records: Iterable[Json]) -> list[str]:
     """Cells of one method in several versions would be averaged over."""
     found: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for record in records:
         cell = record["cell"]
         found[cell["scale"], record["code"], cell["task"], cell["method"]].add(record.get("method_code") or "")
-    problems = [
+    return [
         f"results: expected one version of {method} on {task} at {scale}, got {len(versions)} "
         f"({', '.join(sorted(versions))}): remove the older cells and run nabla-tau bench run again."
         for (scale, _, task, method), versions in found.items()
         if len(versions) > 1
     ]
-    if problems:
-        raise InvalidRequest(problems)
+
+
+def _several_originals(records: Iterable[Json]) -> list[str]:
+    """Methods are compared seed by seed, which another original under one of them would spoil."""
+    found: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for record in records:
+        cell, original = record["cell"], original_of(record)
+        if original is not None:
+            found[cell["scale"], record["code"], cell["task"], cell["forget"], cell["seed"]].add(original)
+    return [
+        f"results: expected one original model of {task}, {forget}, seed {seed} at {scale}, got cells of "
+        f"{len(originals)}: remove all cells of this seed and run nabla-tau bench run again, on one machine."
+        for (scale, _, task, forget, seed), originals in found.items()
+        if len(originals) > 1
+    ]
 
 
 def grouped(records: Iterable[Json]) -> list[Group]:

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import torch
 
-from nabla_tau.bench.cells import Bench, Cell, key_of
+from nabla_tau.bench.cells import ORIGINAL, Bench, Cell, key_of
 from nabla_tau.bench.files import files_of, verified
 from nabla_tau.bench.measuring import measure_slice
 from nabla_tau.bench.provenance import measuring_code
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.bench.tasks import TASKS
 from nabla_tau.errors import InvalidRequest, Problems
+
+ROWS = "rows.json"
+"""Name of the file beside the cells that holds the numbers of their rows."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def run_cells(
         say: called for each cell that was measured.
 
     Raises:
-        InvalidRequest: if data is missing or damaged, or the folder holds cells of another recipe or data.
+        InvalidRequest: if data is missing or damaged, or the folder holds cells of another recipe or data, or of
+            another original model.
         OSError: if a worker was killed.
 
     Example:
@@ -114,6 +118,21 @@ def read_cell(path: Path) -> Json | None:
     return record
 
 
+def original_of(record: Json) -> str | None:
+    """Fingerprint of the original model that a cell is about; None for a retrained one, and where nothing was found.
+
+    Example:
+        >>> original_of({"cell": {"method": "ssd"}, "unlearning": [{"settings": {"original_fingerprint": "5c"}}]})
+        '5c'
+    """
+    if record["cell"]["method"] == ORIGINAL:
+        fingerprint: str | None = record.get("audit", {}).get("fingerprint")
+    else:
+        requests = record.get("unlearning") or [{"settings": {}}]
+        fingerprint = requests[0]["settings"].get("original_fingerprint")
+    return fingerprint
+
+
 def _slices(cells: list[Cell]) -> list[list[Cell]]:
     key = lambda cell: (cell.scale, cell.task, cell.seed)  # noqa: E731
     return [list(group) for _, group in groupby(cells, key=key)]
@@ -136,9 +155,28 @@ def _measured(
 
 def _written(found: Iterable[tuple[Path, Json]], results: Path) -> Iterator[Json]:
     for path, record in found:
+        if "cell" in record:
+            _check_original(results / path, record)
         write_json(results / path, record, indent=1 if "cell" in record else None)
         if "cell" in record:
             yield record
+
+
+def _check_original(path: Path, record: Json) -> None:
+    """Cells that were there before must be about the same original: other processors train other weights."""
+    ours = original_of(record)
+    if ours is None:
+        return
+    others = [read_cell(other) for other in path.parent.glob("*.json") if other.name != ROWS]
+    known = {original_of(one) for one in others if one is not None and one["code"] == record["code"]}
+    if known - {None, ours}:
+        raise InvalidRequest(
+            [
+                f"results: expected {path.stem} to start from the original model of the cells in {path.parent}, got "
+                "another, as it is trained on another kind of processor: choose another --output, or take --models "
+                "from where those were measured."
+            ]
+        )
 
 
 def _on_workers(slices: list[list[Cell]], results: Path, bench: Bench, workers: int) -> Iterator[Json]:

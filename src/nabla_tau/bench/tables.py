@@ -8,6 +8,7 @@ from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import DONE, ORIGINAL
 from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, UNDECIDED, WIN, Comparison, compare, mean_of
 from nabla_tau.bench.gap import ATTACKS, COMPONENTS
+from nabla_tau.bench.promises import promise_table
 from nabla_tau.bench.reading import FLOOR, BySeed, Group
 
 OURS = "nabla_tau"
@@ -38,7 +39,7 @@ def tables(groups: Sequence[Group]) -> str:
         parts += [f"# Scale {scale}, code {code}", "", _provenance(of_code), ""]
         parts += glance_table(of_code)
         parts += [line for group in of_code for line in group_table(group)]
-        parts += [*comparison_table(of_code), *advantage_table(of_code)]
+        parts += [*comparison_table(of_code), *advantage_table(of_code), *promise_table(of_code, OURS)]
     return "\n".join(parts)
 
 

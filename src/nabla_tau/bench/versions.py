@@ -1,0 +1,185 @@
+"""Versions of the code that were shown to give the same numbers: cells of one may stand beside cells of the other."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nabla_tau.bench.cells import REFERENCES, TUNED
+from nabla_tau.bench.running import ROWS, read_cell
+from nabla_tau.bench.storing import Json, write_json
+from nabla_tau.errors import InvalidRequest
+
+SAME = "same.json"
+"""Name of the file, in the folder of results."""
+
+MEASURED = ("status", "steps", "audit", "js_to_retrained")
+"""What has to be equal to the last bit; the fingerprint of the weights is a part of the audit."""
+
+Successors = dict[str, str]
+"""Digest of a version -> that of a later one which gives the same numbers."""
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Which digests of code stand for which; what was shown on one task says nothing about another.
+
+    Attributes:
+        measuring: task -> versions of the code that measures.
+        methods: (task, name of a method) -> its versions.
+    """
+
+    measuring: Mapping[str, Successors] = field(default_factory=dict)
+    methods: Mapping[tuple[str, str], Successors] = field(default_factory=dict)
+
+    def newest(self, record: Json) -> Json:
+        """A cell under the digests of the newest code that gives its numbers.
+
+        Example:
+            >>> versions = Versions({"cifar10": {"0a": "1b", "1b": "2c"}}, {("cifar10", "ssd"): {"7f": "8e"}})
+            >>> cell = {"task": "cifar10", "method": "ssd+tuned"}
+            >>> found = versions.newest({"cell": cell, "code": "0a", "method_code": "7f"})
+            >>> found["code"], found["method_code"]
+            ('2c', '8e')
+        """
+        task, name = record["cell"]["task"], record["cell"]["method"]
+        method = task, TUNED.get(name, name)
+        return {
+            **record,
+            "code": _last(record["code"], self.measuring.get(task, {})),
+            "method_code": _last(record.get("method_code"), self.methods.get(method, {})),
+        }
+
+
+def read_versions(folder: Path) -> Versions:
+    """What `SAME` in a folder of results says; nothing where there is none.
+
+    Raises:
+        InvalidRequest: if the file is something else.
+
+    Example:
+        >>> read_versions(Path("nowhere"))
+        Versions(measuring={}, methods={})
+    """
+    measuring: dict[str, Successors] = defaultdict(dict)
+    methods: dict[tuple[str, str], Successors] = defaultdict(dict)
+    for entry in _entries(folder / SAME):
+        older, newer = entry["older"], entry["newer"]
+        if entry["method"] in REFERENCES:
+            measuring[entry["task"]][older["code"]] = newer["code"]
+        else:
+            methods[entry["task"], entry["method"]][older["method_code"]] = newer["method_code"]
+    return Versions(dict(measuring), dict(methods))
+
+
+def compared(older: Path, newer: Path) -> tuple[list[Json], list[str]]:
+    """Cells that two versions of the code measured on one machine: which task and method give the same numbers.
+
+    Args:
+        older: folder of results.
+        newer: another, of the same cells.
+
+    Returns:
+        An entry for each task and method whose cells are all equal to the last bit, and a line for each other cell.
+
+    Raises:
+        InvalidRequest: if the folders have no cell in common.
+
+    Example:
+        >>> compared(Path("nowhere"), Path("elsewhere"))
+        Traceback (most recent call last):
+        nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
+        1. results: expected the same cells below nowhere and elsewhere, got none in common: measure them with both ...
+    """
+    pairs: dict[tuple[str, str], list[tuple[Path, Json, Json]]] = defaultdict(list)
+    for path in sorted(older.rglob("seed-*/*/*.json")):
+        if path.name == ROWS:
+            continue
+        name = path.relative_to(older)
+        one, other = read_cell(path), read_cell(newer / name)
+        if one is not None and other is not None:
+            pairs[one["cell"]["task"], one["cell"]["method"]].append((name, one, other))
+    if not pairs:
+        raise InvalidRequest(
+            [
+                f"results: expected the same cells below {older} and {newer}, got none in common: measure them with "
+                "both versions of the code on one machine."
+            ]
+        )
+    same, other_numbers = [], []
+    for (task, method), found in pairs.items():
+        unlike = [f"{name}: other numbers" for name, one, other in found if not _equal(one, other)]
+        other_numbers += unlike
+        if not unlike:
+            same += _shown(task, method, found)
+    return same, other_numbers
+
+
+def write_same(entries: Iterable[Json], path: Path) -> None:
+    """Add entries to a file; one of the same two versions is replaced.
+
+    Args:
+        entries: from `compared`.
+        path: made if it does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_same([], Path(folder) / SAME)
+        ...     read_versions(Path(folder))
+        Versions(measuring={}, methods={})
+    """
+    found = {_versions_of(entry): entry for entry in (*_entries(path), *entries)}
+    write_json(path, {"same": [found[key] for key in sorted(found)]})
+
+
+def _entries(path: Path) -> list[Json]:
+    if not path.is_file():
+        return []
+    try:
+        entries: list[Json] = json.loads(path.read_text(encoding="utf-8"))["same"]
+        for entry in entries:
+            _versions_of(entry)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidRequest(
+            [f"results: expected what `nabla-tau bench same` writes in {path}, got something else ({error})."]
+        ) from None
+    return entries
+
+
+def _versions_of(entry: Json) -> tuple[str, ...]:
+    """Task, method, and the digests of both; of what has no method, those of the code that measures alone."""
+    return (
+        entry["task"],
+        entry["method"],
+        *(entry[when][name] or "" for when in ("older", "newer") for name in ("code", "method_code")),
+    )
+
+
+def _shown(task: str, method: str, found: list[tuple[Path, Json, Json]]) -> list[Json]:
+    """An entry for each two versions that differ; a version stands for no other than itself."""
+    entries: dict[tuple[str, ...], Json] = {}
+    for name, one, other in found:
+        older, newer = _version(one), _version(other)
+        entry = {"task": task, "method": method, "older": older, "newer": newer, "cells": []}
+        changed = "code" if method in REFERENCES else "method_code"
+        if older[changed] != newer[changed]:
+            entries.setdefault(_versions_of(entry), entry)["cells"].append(name.as_posix())
+    return list(entries.values())
+
+
+def _version(record: Json) -> Json:
+    return {name: record.get(name) for name in ("code", "method_code", "commit")}
+
+
+def _equal(one: Json, other: Json) -> bool:
+    return one["key"] == other["key"] and all(one.get(name) == other.get(name) for name in MEASURED)
+
+
+def _last(digest: str | None, successors: Successors) -> str | None:
+    seen = set()
+    while digest in successors and digest not in seen:
+        seen.add(digest)
+        digest = successors[digest]
+    return digest

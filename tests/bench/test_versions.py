@@ -1,0 +1,92 @@
+"""Versions of the code that give the same numbers, and originals that do not."""
+
+import copy
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from nabla_tau.bench.reading import read_groups
+from nabla_tau.bench.versions import SAME, compared, read_versions
+from nabla_tau.cli import app
+from nabla_tau.errors import InvalidRequest
+
+
+def cell(method, seed, *, code, method_code=None, number=0.5, original="5c"):
+    """A cell as far as versions are concerned."""
+    unlearning = [{"settings": {"original_fingerprint": original}}]
+    return {
+        "cell": {"scale": "quick", "task": "cifar10", "seed": seed, "forget": "class", "method": method},
+        "status": "done",
+        "key": "k",
+        "code": code,
+        "method_code": method_code,
+        "commit": "c" * 40,
+        "steps": 3,
+        "audit": {"number": number, "fingerprint": original if method == "original" else "9f"},
+        "js_to_retrained": {},
+        **({} if method == "original" else {"unlearning": unlearning}),
+    }
+
+
+def write(folder, *records):
+    for record in records:
+        one = record["cell"]
+        path = folder / one["scale"] / one["task"] / f"seed-{one['seed']}" / one["forget"] / f"{one['method']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+    return folder
+
+
+OLD = cell("original", 0, code="0a"), cell("ssd", 0, code="0a", method_code="7f")
+NEW = cell("original", 0, code="1b"), cell("ssd", 0, code="1b", method_code="8e")
+
+
+def test_cells_of_versions_that_were_shown_to_be_the_same_stand_in_one_group(tmp_path):
+    older, newer = write(tmp_path / "older", *OLD), write(tmp_path / "newer", *NEW)
+    more = cell("original", 1, code="1b"), cell("ssd", 1, code="1b", method_code="8e")
+    results = write(tmp_path / "results", *OLD, *more)
+    assert len(read_groups(results)) == 2  # apart, as long as nothing was shown
+    ran = CliRunner().invoke(app, ["bench", "same", str(older), str(newer), "--results", str(results)])
+    assert ran.exit_code == 0, ran.output
+    assert "2 versions are the same" in ran.output
+    (group,) = read_groups(results)
+    assert (group.code, sorted(group.cells["ssd"])) == ("1b", [0, 1])
+    shown = {entry["method"]: entry["cells"] for entry in json.loads((results / SAME).read_text())["same"]}
+    assert shown == {name: [f"quick/cifar10/seed-0/class/{name}.json"] for name in ("original", "ssd")}
+
+
+@pytest.mark.parametrize("change", [{"audit": {"number": 0.5000001}}, {"steps": 4}, {"key": "other data"}])
+def test_a_single_other_number_shows_nothing(tmp_path, change):
+    unlike = {**copy.deepcopy(NEW[1]), **change}
+    older, newer = write(tmp_path / "older", *OLD), write(tmp_path / "newer", NEW[0], unlike)
+    ran = CliRunner().invoke(app, ["bench", "same", str(older), str(newer), "--results", str(tmp_path / "results")])
+    assert ran.exit_code == 1
+    assert "quick/cifar10/seed-0/class/ssd.json: other numbers" in ran.output
+    versions = read_versions(tmp_path / "results")
+    assert (dict(versions.measuring), dict(versions.methods)) == ({"cifar10": {"0a": "1b"}}, {})
+
+
+def test_what_was_shown_on_one_task_says_nothing_about_another(tmp_path):
+    entries, _ = compared(write(tmp_path / "older", *OLD), write(tmp_path / "newer", *NEW))
+    (tmp_path / SAME).write_text(json.dumps({"same": entries}))
+    versions = read_versions(tmp_path)
+    elsewhere = copy.deepcopy(OLD[1])
+    elsewhere["cell"]["task"] = "go_emotions"
+    found = versions.newest(elsewhere)
+    assert (found["code"], found["method_code"]) == ("0a", "7f")
+    assert versions.newest(OLD[1])["method_code"] == "8e"
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    (tmp_path / SAME).write_text('{"same": [{"task": "cifar10"}]}')
+    with pytest.raises(InvalidRequest, match=r"expected what `nabla-tau bench same` writes in .*same\.json"):
+        read_versions(tmp_path)
+
+
+def test_methods_of_one_seed_on_two_originals_are_refused(tmp_path):
+    results = write(tmp_path, OLD[0], cell("ssd", 0, code="0a", original="77"))
+    with pytest.raises(
+        InvalidRequest, match=r"expected one original model of cifar10, class, seed 0 at quick, got .* 2"
+    ):
+        read_groups(results)
