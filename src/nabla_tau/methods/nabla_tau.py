@@ -142,8 +142,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     In the unit u the ascent is alike in every domain and for every scale of the loss: it would begin at w = 8α, but
     never outweighs the descent, and it is 0 where the forget set costs what unseen data costs. It yields to the
-    descent: the dearer retain batches have become since L_r⁰, what five of them or the forget set cost the original,
-    the less it may weigh, and nothing once the retain set, too, has lost what was memorised of the forget set.
+    descent: the dearer retain batches have become since L_r⁰, what five of them cost the original (where a loader has an
+    order of its own, the forget set, if that costs more), the less it may weigh, and nothing once the retain set, too,
+    has lost what was memorised of the forget set.
 
     α falls late: what is pushed only at the start comes back while the retain set is repaired.
 
@@ -208,8 +209,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     unit = UNIT * memory
     problem.settings.update(largest_loss=largest, loss_unit=unit, last_batch=forget_mean.share)
     start = settle(problem, unseen_loss)
-    # Both sets were trained on: where a loader comes to its dear rows late, the forget set knows better.
-    usual = max(start.retain_loss, forget_mean.value)
+    usual = start.retain_loss
+    if problem.retain.fetch is None:  # an order of its own may come to its dear rows late; both sets were trained on
+        usual = max(usual, forget_mean.value)
     problem.settings["usual_retain_loss"] = usual
     retain_mean = RunningMean(usual, share=LAST_BATCH)
     shrink(start.reached, start.shrinking)
