@@ -142,9 +142,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     In the unit u the ascent is alike in every domain and for every scale of the loss: it would begin at w = 8α, but
     never outweighs the descent, and it is 0 where the forget set costs what unseen data costs. It yields to the
-    descent: the dearer retain batches have become since L_r⁰, what five of them cost the original (where a loader has an
-    order of its own, the forget set, if that costs more), the less it may weigh, and nothing once the retain set, too,
-    has lost what was memorised of the forget set.
+    descent: the dearer retain batches have become since L_r⁰, what five of them cost the original (where a loader has
+    an order of its own: the forget set, if that costs more), the less it may weigh, and nothing once the retain set,
+    too, has lost what was memorised of the forget set.
 
     α falls late: what is pushed only at the start comes back while the retain set is repaired.
 
@@ -235,7 +235,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         for forget_batch in problem.one_pass(problem.forget, forget_order):
             retain_batch = next(retain)
             if step is not None:  # read only now, so that a GPU computes while batches are loaded
-                retain_mean.add(min(float(step.retain_loss), largest))
+                retain_mean.add(float(step.retain_loss))
             lost = max(retain_mean.value - usual, 0.0) / memory
             step = descend(
                 problem,
