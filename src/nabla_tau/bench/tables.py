@@ -10,6 +10,7 @@ from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, UNDECIDED, WIN, Compari
 from nabla_tau.bench.gap import ATTACKS, COMPONENTS
 from nabla_tau.bench.promises import promise_table
 from nabla_tau.bench.reading import FLOOR, BySeed, Group
+from nabla_tau.bench.storing import Json
 
 OURS = "nabla_tau"
 PUBLISHED = "nabla_tau_published"
@@ -29,7 +30,7 @@ def tables(groups: Sequence[Group]) -> str:
         ...     "reason": ["out of memory"], "commit": None, "dirty": None, "device": "CPU"}}})]))
         # Scale quick, code 0a
         <BLANKLINE>
-        1 cells; commit no commit; CPU. ...
+        1 cells; commit no commit; CPU; 0.0 hours of ...
         failed: ssd (out of memory), seed 0
         <BLANKLINE>
     """
@@ -214,8 +215,21 @@ def _provenance(groups: Sequence[Group]) -> str:
     records = [record for group in groups for by_seed in group.cells.values() for record in by_seed.values()]
     commits = sorted({f"{(one['commit'] or 'no commit')[:10]}{' (dirty)' if one['dirty'] else ''}" for one in records})
     devices = sorted({one["device"] for one in records})
-    where = f"commit {', '.join(commits)}; {', '.join(devices)}"
+    where = (
+        f"commit {', '.join(commits)}; {', '.join(devices)}; {_hours(records)} hours of training, unlearning and audit"
+    )
     return f"{len(records)} cells; {where}. Means over seeds with 95 % intervals, in points or as headed."
+
+
+def _hours(records: Sequence[Json]) -> str:
+    """What the cells took, the originals once each: on a CPU, hours of one processor."""
+    originals = {
+        (one["cell"]["task"], one["cell"]["seed"]): one.get("training_seconds", 0.0)
+        for one in records
+        if one["cell"]["method"] == ORIGINAL
+    }
+    cells = sum(one.get("seconds", 0.0) + one.get("audit_seconds", 0.0) for one in records)
+    return f"{(cells + sum(originals.values())) / 3600:.1f}"
 
 
 def _mean(by_seed: BySeed) -> str:
