@@ -76,6 +76,10 @@ def test_five_requests_are_held_to_the_interval_of_one():
     for shift, expected in ((0.02, REACHED), (0.2, MISSED)):
         found = outcomes([*once, *cells(shift, forget="sequence-0.15")])
         assert found["five requests as near as one"] == expected
+    other = cells(0.02, forget="sequence-0.15")
+    for one in other:
+        one["audit"]["fingerprint"] = "of another original"
+    assert "five requests as near as one" not in outcomes([*once, *other])
 
 
 def test_the_table_counts_comparisons_that_are_lost():

@@ -11,6 +11,7 @@ from nabla_tau.bench.cells import ORIGINAL
 from nabla_tau.bench.comparing import LOSS, UNDECIDED, WIN, Mean, compare, mean_of
 from nabla_tau.bench.gap import JS
 from nabla_tau.bench.reading import FLOOR, BySeed, Group
+from nabla_tau.bench.running import original_of
 
 REACHED, MISSED, UNRESOLVED = "reached", "missed", "not resolved"
 LEVEL = 0.90
@@ -179,8 +180,16 @@ def _sequence(groups: Sequence[Group], ours: str) -> Iterator[Promise]:
             continue
         theirs = mean_of(list(once.gaps(ours).values()))
         width = theirs.high - theirs.value if theirs.high is not None else math.inf
-        difference = _minus(group.gaps(ours), once.gaps(ours))
+        alike = dict(_originals(group).items() & _originals(once).items())  # else two models would be compared
+        difference = _minus(group.gaps(ours), {seed: gap for seed, gap in once.gaps(ours).items() if seed in alike})
+        if not difference:
+            continue
         yield _promise("five requests as near as one", group, difference, high=width)
+
+
+def _originals(group: Group) -> dict[int, str | None]:
+    """Seed -> fingerprint of the original."""
+    return {seed: original_of(record) for seed, (record,) in group.done(ORIGINAL).items()}
 
 
 def _against_others(groups: Sequence[Group], ours: str) -> list[str]:
