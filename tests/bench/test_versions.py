@@ -49,7 +49,7 @@ def test_cells_of_versions_that_were_shown_to_be_the_same_stand_in_one_group(tmp
     assert len(read_groups(results)) == 2  # apart, as long as nothing was shown
     ran = CliRunner().invoke(app, ["bench", "same", str(older), str(newer), "--results", str(results)])
     assert ran.exit_code == 0, ran.output
-    assert "2 versions are the same" in ran.output
+    assert "2 pairs of versions give the same numbers" in ran.output
     (group,) = read_groups(results)
     assert (group.code, sorted(group.cells["ssd"])) == ("1b", [0, 1])
     shown = {entry["method"]: entry["cells"] for entry in json.loads((results / SAME).read_text())["same"]}
@@ -78,8 +78,12 @@ def test_what_was_shown_on_one_task_says_nothing_about_another(tmp_path):
     assert versions.newest(OLD[1])["method_code"] == "8e"
 
 
-def test_a_file_of_something_else_is_named(tmp_path):
-    (tmp_path / SAME).write_text('{"same": [{"task": "cifar10"}]}')
+ODD = {"task": ["cifar10"], "method": 3, **{key: {"code": 1, "method_code": {}} for key in ("older", "newer")}}
+
+
+@pytest.mark.parametrize("content", [{"same": [{"task": "cifar10"}]}, {"same": 3}, [1], {"same": [ODD]}])
+def test_a_file_of_something_else_is_named(tmp_path, content):
+    (tmp_path / SAME).write_text(json.dumps(content))
     with pytest.raises(InvalidRequest, match=r"expected what `nabla-tau bench same` writes in .*same\.json"):
         read_versions(tmp_path)
 

@@ -163,7 +163,7 @@ def same(
 
         found, others = compared(older, newer)
         write_same(found, results / SAME)
-        out.print(f"{len(found)} versions are the same, noted in {results / SAME}")
+        out.print(f"{len(found)} pairs of versions give the same numbers, noted in {results / SAME}")
         for one in others:
             out.print(one)
         if others:

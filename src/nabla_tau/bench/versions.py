@@ -139,8 +139,8 @@ def _entries(path: Path) -> list[Json]:
         return []
     try:
         entries: list[Json] = json.loads(path.read_text(encoding="utf-8"))["same"]
-        for entry in entries:
-            _versions_of(entry)
+        if odd := [part for entry in entries for part in _versions_of(entry) if not isinstance(part, str)]:
+            raise TypeError(f"{odd[0]!r} is no text")
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(
             [f"results: expected what `nabla-tau bench same` writes in {path}, got something else ({error})."]
