@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -16,6 +16,9 @@ from nabla_tau.bench.running import original_of
 REACHED, MISSED, UNRESOLVED = "reached", "missed", "not resolved"
 LEVEL = 0.90
 """Of the intervals here: either end is a one-sided bound at 95 %, both together a test of equivalence at 5 %."""
+
+Z = 1.645
+"""Of the normal distribution, at the same level."""
 
 RANDOM_UP_TO = 0.30
 LEAST_AUC, LEAST_ATTACK = 2.0, 1.5
@@ -138,8 +141,8 @@ def _random(group: Group, ours: str) -> Iterator[Promise]:
     if fraction is None or fraction > RANDOM_UP_TO or group.forget.startswith("sequence"):
         return
     margins: dict[str, float] = {
-        "primary AUC": max(LEAST_AUC, fmean(_auc_margin(group, ours).values())),
-        **dict.fromkeys(("loss attack", "entropy attack"), max(LEAST_ATTACK, fmean(_attack_margin(group, ours)))),
+        "primary AUC": max(LEAST_AUC, _auc_margin(group, ours)),
+        **dict.fromkeys(("loss attack", "entropy attack"), max(LEAST_ATTACK, _attack_margin(group, ours))),
     }
     for name, margin in margins.items():
         if difference := _difference(group, ours, name):
@@ -235,9 +238,8 @@ def _ratio(ours: BySeed, theirs: BySeed) -> BySeed:
 
 def _losses(group: Group, method: str) -> BySeed:
     """Mean loss on the forget set."""
-    loss: Callable[[Mapping[str, float]], float] = lambda utility: float(utility["value"])  # noqa: E731
     return {
-        seed: fmean(loss(one["audit"]["utility"]["forget"]["loss"]) for one in cells)
+        seed: fmean(one["audit"]["utility"]["forget"]["loss"]["value"] for one in cells)
         for seed, cells in group.done(method).items()
     }
 
@@ -248,17 +250,14 @@ def _fraction(group: Group) -> float | None:
     return float(share) if share else None
 
 
-def _auc_margin(group: Group, ours: str) -> dict[int, float]:
+def _auc_margin(group: Group, ours: str) -> float:
     """Points that an AUC of n forgotten and m unseen samples can certify: z(0.95) · √((n + m + 1) / (12 n m)) · 100."""
-    margins = {}
-    for seed, (record,) in group.done(ours).items():
-        verdict = record["audit"]["verdict"]
-        forgotten, unseen = verdict["forget_samples"], verdict["test_samples"]
-        margins[seed] = 164.5 * math.sqrt((forgotten + unseen + 1) / (12 * forgotten * unseen))
-    return margins
+    verdicts = [record["audit"]["verdict"] for (record,) in group.done(ours).values()]
+    sizes = [(one["forget_samples"], one["test_samples"]) for one in verdicts]
+    return fmean(100 * Z * math.sqrt((n + m + 1) / (12 * n * m)) for n, m in sizes)
 
 
-def _attack_margin(group: Group, ours: str) -> list[float]:
-    """The same for the paper's attacks, by the samples on each side."""
+def _attack_margin(group: Group, ours: str) -> float:
+    """The same for the paper's attacks, by the samples on each side; 0 where there is no such attack."""
     found = [record["audit"]["paper_attacks"]["losses"] for (record,) in group.done(ours).values()]
-    return [1.645 * ATTACK_SD / math.sqrt(one["samples"]) for one in found]
+    return fmean([Z * ATTACK_SD / math.sqrt(one["samples"]) for one in found if one is not None] or [0.0])
