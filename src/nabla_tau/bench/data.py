@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nabla_tau.bench.encoder import tokens
 from nabla_tau.bench.files import checksum_of, files_of, verified
+from nabla_tau.bench.layouts import comments, places, recordings
 
 WAVE_SAMPLES = 4000  # half a second at 8 kHz
 WRONG_LABELS = 0.3
@@ -56,11 +57,10 @@ def location30(folder: Path | None = None) -> Pool:
         Traceback (most recent call last):
         FileNotFoundError: Expected the file location30/data.parquet below nowhere, got none: ...
     """
-    from pyarrow import parquet
-
-    table = parquet.read_table(verified("location30/data.parquet", folder))
-    features = torch.tensor(np.array(table["features"].to_pylist(), dtype=np.float32))
-    return classified((features, torch.tensor(table["label"].to_pylist())), checksum_of("location30", folder))
+    (path,) = _checked("location30", folder)
+    labels, features = zip(*places(path), strict=True)
+    rows = torch.tensor(np.array(features, dtype=np.float32)), torch.tensor(labels)
+    return classified(rows, checksum_of("location30", folder))
 
 
 def cifar10(folder: Path | None = None) -> Pool:
@@ -117,17 +117,16 @@ def spoken_digits(folder: Path | None = None) -> Pool:
         Traceback (most recent call last):
         FileNotFoundError: Expected the file free_spoken_digits/train.parquet below nowhere, got none: ...
     """
-    from pyarrow import concat_tables, parquet
-
-    parts = [parquet.read_table(verified(f"free_spoken_digits/{part}.parquet", folder)) for part in ("train", "test")]
-    table = concat_tables(parts)
-    waves = torch.zeros(len(table), 1, WAVE_SAMPLES)
-    for row, wave in enumerate(table["waveform"].to_numpy()):
+    found = [recording for path in _checked("free_spoken_digits", folder) for recording in recordings(path)]
+    waves = torch.zeros(len(found), 1, WAVE_SAMPLES)
+    for row, (_, wave) in enumerate(found):
         samples = torch.tensor(np.asarray(wave[:WAVE_SAMPLES], dtype=np.float32)) / 2**15
         waves[row, 0, : len(samples)] = samples
-    pool = classified((waves, torch.tensor(table["label"].to_pylist())), checksum_of("free_spoken_digits", folder))
-    speakers = np.unique(table["speaker"].to_pylist(), return_inverse=True)[1]
-    return Pool(pool.rows, None, {**pool.groups, "group": speakers}, pool.checksum)
+    digits, speakers, _ = zip(*(name.split("_") for name, _ in found), strict=True)
+    pool = classified(
+        (waves, torch.tensor([int(digit) for digit in digits])), checksum_of("free_spoken_digits", folder)
+    )
+    return Pool(pool.rows, None, {**pool.groups, "group": np.unique(speakers, return_inverse=True)[1]}, pool.checksum)
 
 
 def go_emotions(folder: Path | None = None) -> Pool:
@@ -147,18 +146,14 @@ def go_emotions(folder: Path | None = None) -> Pool:
         Traceback (most recent call last):
         FileNotFoundError: Expected the file go_emotions/train.parquet below nowhere, got none: ...
     """
-    from pyarrow import concat_tables, parquet
-
-    parts = ("train", "validation", "test")
-    tables = [parquet.read_table(verified(f"go_emotions/{part}.parquet", folder)) for part in parts]
-    table = concat_tables(tables)
-    labels = table["labels"].to_pylist()
-    targets = torch.zeros(len(table), LABELS)
+    parts = [comments(path) for path in _checked("go_emotions", folder)]
+    texts, labels, _ = zip(*(comment for part in parts for comment in part), strict=True)
+    targets = torch.zeros(len(texts), LABELS)
     for row, present in enumerate(labels):
         targets[row, present] = 1
     first = _large(np.array([present[0] for present in labels]), least=1000)
-    rows = tokens(table["text"].to_pylist()), targets
-    return Pool(rows, len(tables[0]), {"class": first}, checksum_of("go_emotions", folder))
+    rows = tokens(list(texts)), targets
+    return Pool(rows, len(parts[0]), {"class": first}, checksum_of("go_emotions", folder))
 
 
 def noisy_digits() -> Pool:
@@ -210,6 +205,12 @@ def classified(rows: Rows, checksum: str, trainable: int | None = None) -> Pool:
 def _large(groups: NDArray[np.integer[Any]], least: int = SMALLEST_CLASS) -> NDArray[np.integer[Any]]:
     names, counts = np.unique(groups, return_counts=True)
     return np.where(np.isin(groups, names[counts >= least]), groups, -1)
+
+
+def _checked(name: str, folder: Path | None) -> list[Path]:
+    """The files of a data set, those for training first and the test's last."""
+    files = sorted(files_of(name, folder), key=lambda file: (Path(file).stem != "train", Path(file).stem == "test"))
+    return [verified(file, folder) for file in files]
 
 
 def _images(

@@ -4,6 +4,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from nabla_tau.bench.layouts import CONTENTS, contents, parts_of
+
 FOLDER = "NABLA_TAU_DATA"
 
 CHECKSUMS = {
@@ -62,7 +64,7 @@ def verified(name: str, folder: Path | None = None) -> Path:
     """A file of the data folder, once its content is what it should be.
 
     Args:
-        name: one of `CHECKSUMS` or of `BATCHES`.
+        name: one of `CHECKSUMS`, of `BATCHES` or of `CONTENTS`.
         folder: None is `data_folder()`.
 
     Raises:
@@ -76,13 +78,12 @@ def verified(name: str, folder: Path | None = None) -> Path:
     """
     folder = data_folder() if folder is None else folder
     path = folder / name
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"Expected the file {name} below {folder}, got none: docs/benchmark.md says where it comes from."
-        )
-    expected = _expected(name)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256" if name in CHECKSUMS else "md5").hexdigest()
+    for file in parts_of(name):
+        if not (folder / file).is_file():
+            raise FileNotFoundError(
+                f"Expected the file {file} below {folder}, got none: docs/benchmark.md says where it comes from."
+            )
+    expected, found = _expected(name), contents(path) if name in CONTENTS else _digest(name, path)
     if found != expected:
         raise ValueError(
             f"Expected {path} to have the checksum {expected}, got {found}: it is damaged or of another version; get "
@@ -102,15 +103,21 @@ def files_of(data_set: str, folder: Path | None = None) -> tuple[str, ...]:
         >>> files_of("location30", Path("nowhere"))
         ('location30/data.parquet',)
     """
-    names = tuple(name for name in CHECKSUMS if name.startswith(f"{data_set}/"))
-    if data_set not in BATCHES:
-        return names
-    folder, batches = Path(os.environ.get(FOLDER, "")) if folder is None else folder, tuple(BATCHES[data_set])
-    return batches if (folder / batches[0]).is_file() and not (folder / names[0]).is_file() else names
+    folder = Path(os.environ.get(FOLDER, "")) if folder is None else folder
+    names, rows = (tuple(name for name in known if name.startswith(f"{data_set}/")) for known in (CHECKSUMS, CONTENTS))
+    others = tuple(BATCHES.get(data_set, rows))
+    own = any((folder / name).exists() for name in others) and not (folder / names[0]).is_file()
+    return others if own else names
+
+
+def _digest(name: str, path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256" if name in CHECKSUMS else "md5").hexdigest()
 
 
 def _expected(name: str) -> str:
-    return {**CHECKSUMS, **{name: md5 for files in BATCHES.values() for name, md5 in files.items()}}[name]
+    batches = {name: md5 for files in BATCHES.values() for name, md5 in files.items()}
+    return {**CHECKSUMS, **batches, **CONTENTS}[name]
 
 
 def checksum_of(data_set: str, folder: Path | None = None) -> str:
