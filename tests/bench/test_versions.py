@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nabla_tau.bench.reading import read_groups
-from nabla_tau.bench.versions import SAME, compared, read_versions
+from nabla_tau.bench.versions import SAME, compared, read_versions, write_same
 from nabla_tau.cli import app
 from nabla_tau.errors import InvalidRequest
 
@@ -49,7 +49,7 @@ def test_cells_of_versions_that_were_shown_to_be_the_same_stand_in_one_group(tmp
     assert len(read_groups(results)) == 2  # apart, as long as nothing was shown
     ran = CliRunner().invoke(app, ["bench", "same", str(older), str(newer), "--results", str(results)])
     assert ran.exit_code == 0, ran.output
-    assert "2 pairs of versions give the same numbers" in ran.output
+    assert "2 pairs of other versions give the same numbers" in ran.output
     (group,) = read_groups(results)
     assert (group.code, sorted(group.cells["ssd"])) == ("1b", [0, 1])
     shown = {entry["method"]: entry["cells"] for entry in json.loads((results / SAME).read_text())["same"]}
@@ -65,6 +65,40 @@ def test_a_single_other_number_shows_nothing(tmp_path, change):
     assert "quick/cifar10/seed-0/class/ssd.json: other numbers" in ran.output
     versions = read_versions(tmp_path / "results")
     assert (dict(versions.measuring), dict(versions.methods)) == ({"cifar10": {"0a": "1b"}}, {})
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_reference_or_an_unchanged_method_that_differs_spoils_the_task(tmp_path, place):
+    newer = [copy.deepcopy(one) for one in (*NEW, cell("retrained-1", 0, code="1b"))]
+    newer[1]["method_code"] = OLD[1]["method_code"]
+    newer[place]["audit"]["number"] = 0.6
+    older = write(tmp_path / "older", *OLD, cell("retrained-1", 0, code="0a"))
+    entries, others = compared(older, write(tmp_path / "newer", *newer))
+    assert (entries, len(others)) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"status": "failed"}, "not finished in both"),
+        ({"dirty": True}, "not committed"),
+        ({"processor": "other"}, "other machines"),
+    ],
+)
+def test_only_finished_cells_of_one_machine_and_committed_code_show_anything(tmp_path, change, why):
+    older = write(tmp_path / "older", *OLD)
+    entries, others = compared(older, write(tmp_path / "newer", NEW[0], {**NEW[1], **change}))
+    assert [entry["method"] for entry in entries] == ["original"]
+    assert why in others[0]
+
+
+def test_an_entry_the_other_way_round_is_refused(tmp_path):
+    older, newer = write(tmp_path / "older", *OLD), write(tmp_path / "newer", *NEW)
+    write_same(compared(older, newer)[0], tmp_path / SAME)
+    with pytest.raises(InvalidRequest, match="expected the older version first"):
+        write_same(compared(newer, older)[0], tmp_path / SAME)
+    write_same(compared(older, older)[0], tmp_path / "elsewhere" / SAME)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_what_was_shown_on_one_task_says_nothing_about_another(tmp_path):

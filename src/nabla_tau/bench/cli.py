@@ -163,7 +163,8 @@ def same(
 
         found, others = compared(older, newer)
         write_same(found, results / SAME)
-        out.print(f"{len(found)} pairs of versions give the same numbers, noted in {results / SAME}")
+        noted = f", noted in {results / SAME}" if found else "; nothing to note"
+        out.print(f"{len(found)} pairs of other versions give the same numbers{noted}")
         for one in others:
             out.print(one)
         if others:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nabla_tau.bench.cells import REFERENCES, TUNED
+from nabla_tau.bench.cells import DONE, REFERENCES, TUNED
 from nabla_tau.bench.running import ROWS, read_cell
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.errors import InvalidRequest
@@ -16,6 +16,9 @@ SAME = "same.json"
 
 MEASURED = ("status", "steps", "audit", "js_to_retrained")
 """What has to be equal to the last bit; the fingerprint of the weights is a part of the audit."""
+
+MACHINE = ("versions", "device", "processor", "threads")
+"""What both have to be measured on, as far as a cell tells."""
 
 Successors = dict[str, str]
 """Digest of a version -> that of a later one which gives the same numbers."""
@@ -82,6 +85,7 @@ def compared(older: Path, newer: Path) -> tuple[list[Json], list[str]]:
 
     Returns:
         An entry for each task and method whose cells are all equal to the last bit, and a line for each other cell.
+        Where a reference differs, or a method that is the same in both, nothing about the task has been shown.
 
     Raises:
         InvalidRequest: if the folders have no cell in common.
@@ -107,13 +111,15 @@ def compared(older: Path, newer: Path) -> tuple[list[Json], list[str]]:
                 "both versions of the code on one machine."
             ]
         )
-    same, other_numbers = [], []
+    same, others, spoilt = [], [], set()
     for (task, method), found in pairs.items():
-        unlike = [f"{name}: other numbers" for name, one, other in found if not _equal(one, other)]
-        other_numbers += unlike
+        unlike = [(f"{name}: {why}", one, other) for name, one, other in found if (why := _difference(one, other))]
+        others += [line for line, _, _ in unlike]
+        if any(one.get("method_code") == other.get("method_code") for _, one, other in unlike):
+            spoilt.add(task)
         if not unlike:
             same += _shown(task, method, found)
-    return same, other_numbers
+    return [entry for entry in same if entry["task"] not in spoilt], others
 
 
 def write_same(entries: Iterable[Json], path: Path) -> None:
@@ -121,7 +127,10 @@ def write_same(entries: Iterable[Json], path: Path) -> None:
 
     Args:
         entries: from `compared`.
-        path: made if it does not exist.
+        path: made if it does not exist; left alone where there is nothing to add.
+
+    Raises:
+        InvalidRequest: if an entry is there the other way round.
 
     Example:
         >>> import tempfile
@@ -130,7 +139,22 @@ def write_same(entries: Iterable[Json], path: Path) -> None:
         ...     read_versions(Path(folder))
         Versions(measuring={}, methods={})
     """
-    found = {_versions_of(entry): entry for entry in (*_entries(path), *entries)}
+    known, added = _entries(path), list(entries)
+    there = {_versions_of(entry) for entry in known}
+    turned = [
+        entry for entry in added if _versions_of({**entry, "older": entry["newer"], "newer": entry["older"]}) in there
+    ]
+    if turned:
+        raise InvalidRequest(
+            [
+                f"results: expected the older version first, got {one['task']}, {one['method']} the other way round in "
+                f"{path}: call nabla-tau bench same with the folders in that order."
+                for one in turned
+            ]
+        )
+    if not added:
+        return
+    found = {_versions_of(entry): entry for entry in (*known, *added)}
     write_json(path, {"same": [found[key] for key in sorted(found)]})
 
 
@@ -173,8 +197,16 @@ def _version(record: Json) -> Json:
     return {name: record.get(name) for name in ("code", "method_code", "commit")}
 
 
-def _equal(one: Json, other: Json) -> bool:
-    return one["key"] == other["key"] and all(one.get(name) == other.get(name) for name in MEASURED)
+def _difference(one: Json, other: Json) -> str:
+    """Why two cells do not show the same; empty where they do."""
+    if {one["status"], other["status"]} != {DONE}:
+        return "not finished in both"
+    if one.get("dirty") or other.get("dirty"):
+        return "measured with changes that were not committed"
+    if any(one.get(name) != other.get(name) for name in MACHINE):
+        return f"measured on other machines ({', '.join(MACHINE)})"
+    equal = one["key"] == other["key"] and all(one.get(name) == other.get(name) for name in MEASURED)
+    return "" if equal else "other numbers"
 
 
 def _last(digest: str | None, successors: Successors) -> str | None:
