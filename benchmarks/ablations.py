@@ -75,6 +75,7 @@ VARIANTS = {
     "w does not yield": without(descend=descend_without_yielding),
     "losses not bounded": without(LARGEST_DEVIATION=math.inf),
     "every batch by itself": without(LAST_BATCH=1.0),
+    "batch norm frozen": without(changing_batch_norms=lambda model: []),
     "momentum kept": without(lose_momentum=lambda optimizer: None),
     "α₀ = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),
     "80 steps at least": without(LEAST_STEPS=80),

@@ -9,6 +9,7 @@ Trippa, Campagnano, Bucarelli, Tolomei, Silvestri: ∇τ, arXiv:2403.14339 (2024
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -100,6 +101,7 @@ def descend(
     largest_weight: float = math.inf,
     unit: float = 1.0,
     running: RunningMean | None = None,
+    around_retain: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Step:
     """One step of ∇τ on a pair of batches: the optimiser is given ∇L = −w · ∇L_f + (1 − α) · ∇L_r.
 
@@ -117,6 +119,7 @@ def descend(
         largest_weight: bound on w; none as published.
         unit: u of w.
         running: what w is taken from in place of this batch alone; the batch is added to it.
+        around_retain: entered around the passes over the retain batch.
 
     Returns:
         Losses and sizes of both global batches, and w, all before the step.
@@ -148,7 +151,8 @@ def descend(
     made = False
     while not made:  # a step that overflows in fp16 is made again: neither α nor a schedule counts it
         forget, weight = ascend(problem, forget_batch, weight_of)
-        retain = problem.accumulate(retain_batch, 1 - alpha)
+        with around_retain():
+            retain = problem.accumulate(retain_batch, 1 - alpha)
         made = problem.update(optimizer)
     if running is not None:
         running.add(float(forget.value))

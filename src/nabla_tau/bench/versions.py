@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import DONE, REFERENCES, TUNED
 from nabla_tau.bench.running import ROWS, read_cell
 from nabla_tau.bench.storing import Json, write_json
@@ -19,6 +20,9 @@ MEASURED = ("status", "steps", "audit", "js_to_retrained")
 
 MACHINE = ("versions", "device", "processor", "threads")
 """What both have to be measured on, as far as a cell tells."""
+
+CODE_OF = {**TUNED, **dict.fromkeys(STUDY, min(STUDY))}
+"""Method that is another's code with other settings -> that one; of the study's columns, the first."""
 
 Successors = dict[str, str]
 """Digest of a version -> that of a later one which gives the same numbers."""
@@ -47,7 +51,7 @@ class Versions:
             ('2c', '8e')
         """
         task, name = record["cell"]["task"], record["cell"]["method"]
-        method = task, TUNED.get(name, name)
+        method = task, CODE_OF.get(name, name)
         return {
             **record,
             "code": _last(record["code"], self.measuring.get(task, {})),
@@ -72,7 +76,8 @@ def read_versions(folder: Path) -> Versions:
         if entry["method"] in REFERENCES:
             measuring[entry["task"]][older["code"]] = newer["code"]
         else:
-            methods[entry["task"], entry["method"]][older["method_code"]] = newer["method_code"]
+            code_of = CODE_OF.get(entry["method"], entry["method"])
+            methods[entry["task"], code_of][older["method_code"]] = newer["method_code"]
     return Versions(dict(measuring), dict(methods))
 
 

@@ -10,8 +10,10 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from nabla_tau.batch_norm import changing_batch_norms, followed
 from nabla_tau.batches import Batch
 from nabla_tau.facts import RETAIN, VALIDATION, Facts, described
+from nabla_tau.modes import buffers_kept
 from nabla_tau.objective import PassMeans, RunningMean, Step, descend
 from nabla_tau.problem import Epoch, Problem, counted
 
@@ -150,8 +152,12 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
     rate that falls linearly to a tenth; retain batches follow one another, pass after pass; τ is measured before every
-    fifth epoch, at most 16 times; batch norm frozen, dropout off. The first pass with nothing left to push takes
-    AdamW's momentum, so that the ascent does not roll on.
+    fifth epoch, at most 16 times; eval mode, dropout off. The first pass with nothing left to push takes AdamW's
+    momentum, so that the ascent does not roll on.
+
+    The running statistics of batch norm become means over the retain batches (`batch_norm.followed`). Those of the
+    original describe a model that is no longer there: it comes back from less, and is harmed by more.
+
     It stops early once no step between two measurements of τ had anything to push and the retain loss is back.
 
     The learning rate is the first of 3e-3, 1e-3 (the published one), 3e-4, 1e-4, 3e-5 and 1e-5 from which the
@@ -212,7 +218,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     usual = start.retain_loss
     if problem.retain.fetch is None:  # an order of its own may come to its dear rows late; both sets were trained on
         usual = max(usual, forget_mean.value)
-    problem.settings["usual_retain_loss"] = usual
+    norms = changing_batch_norms(problem.model)
+    problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(norms))
     retain_mean = RunningMean(usual, share=LAST_BATCH)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
@@ -247,6 +254,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                 largest_weight=(1 - alpha) * max(1 - lost, 0.0),
                 unit=unit,
                 running=forget_mean,
+                around_retain=partial(followed, problem, norms),
             )
             means.add(step)
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
@@ -317,7 +325,7 @@ def settle(problem: Problem, unseen_loss: float) -> Start:
     reached: set[Tensor] = set()
 
     def comes_back(rate: float, shrinking: float) -> bool:
-        with problem.undone():
+        with problem.undone(), buffers_kept(problem.model):
             shrink(reached, shrinking)
             reached.update(_descend_on_retain(problem, rate))
             after = _judged_loss(problem)
@@ -359,10 +367,12 @@ def shrink(parameters: set[Tensor], factor: float) -> None:
 def _descend_on_retain(problem: Problem, rate: float) -> list[Tensor]:
     optimizer = problem.adamw(rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, TRIAL_STEPS)
+    norms = changing_batch_norms(problem.model)
     for batch in islice(retain_batches(problem), JUDGED_BATCHES, JUDGED_BATCHES + TRIAL_STEPS):
         made = False
         while not made:
-            problem.accumulate(batch)
+            with followed(problem, norms):
+                problem.accumulate(batch)
             made = problem.update(optimizer)
         schedule.step()
     return list(optimizer.state)  # AdamW has one for each parameter that had a gradient

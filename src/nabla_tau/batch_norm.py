@@ -1,0 +1,90 @@
+"""Running statistics of batch norm that keep up with a model while it changes in eval mode."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nabla_tau.problem import Problem
+
+ORIGINAL_BATCHES = 10
+"""What the original's statistics count for: the first batch has batch norm's usual share, 0.1, each later one less."""
+
+
+def changing_batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Batch norms with running statistics whose weights are trained: those of frozen parts stay as they are.
+
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2))
+        >>> _ = model[2].requires_grad_(False)
+        >>> changing_batch_norms(model) == [model[0]]
+        True
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return [norm for norm in norms if norm.running_mean is not None and any(p.requires_grad for p in norm.parameters())]
+
+
+@contextmanager
+def followed(problem: Problem, norms: list[_BatchNorm]) -> Iterator[None]:
+    """What the model reads inside moves the running statistics of its batch norms, which are constants to the gradient.
+
+        m ← m + s (E x − m),    v ← (1 − s) v + s E (x − m)² − s² (E x − m)²,    s = 1 / (10 + steps)
+
+    E is the mean over the inputs x of a layer and all their places, of all processes and micro-batches. So mean and
+    second moment become those of the original, as if it were of ten batches, and of every batch since. A share that
+    does not fall lets the weights grow without end: the gradient enlarges what the statistics divide away (Ioffe,
+    Szegedy, arXiv:1502.03167, section 2, on normalising outside of the gradient step).
+
+    Args:
+        problem: whose model reads one batch inside; its steps so far set s.
+        norms: of `changing_batch_norms`; with none nothing happens.
+
+    Example:
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.tensor([[0.0], [4.0], [8.0]]), torch.tensor([0, 1, 0])
+        >>> model = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2))
+        >>> with Request(model, (x[:1], y[:1]), (x[1:2], y[1:2]), (x[2:], y[2:]), device="cpu").prepared() as problem:
+        ...     with followed(problem, changing_batch_norms(problem.model)):
+        ...         _ = problem.losses((x[1:], y[1:]))
+        ...     mean, variance = problem.model[0].running_mean, problem.model[0].running_var
+        ...     [round(float(one), 2) for one in (mean, variance)]  # of 0 and 1, as if of ten batches, then of 4 and 8
+        [0.6, 4.54]
+    """
+    if not norms or problem.journal.repeating:
+        yield
+        return
+    sums = {norm: torch.zeros(1 + 2 * norm.num_features, dtype=problem.engine.sum_type) for norm in norms}
+    hooks = [norm.register_forward_pre_hook(partial(_add, sums)) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    flat = problem.engine.sum(torch.cat([one.to(problem.engine.device) for one in sums.values()]))
+    parts = torch.split(flat, [len(one) for one in sums.values()])
+    for norm, found in zip(norms, parts, strict=True):
+        _move(norm, found, 1 / (ORIGINAL_BATCHES + problem.steps))
+
+
+def _add(sums: dict[_BatchNorm, Tensor], norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    """Places, Σ (x − m) and Σ (x − m)² by channel: about the running mean, so that no digits cancel."""
+    assert norm.running_mean is not None
+    with torch.no_grad():
+        x = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
+        variance, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
+        apart = mean - norm.running_mean
+        found = torch.cat([torch.ones_like(apart[:1]), apart, variance + apart**2]) * (x.numel() / x.shape[1])
+        sums[norm] = sums[norm].to(found.device) + found
+
+
+def _move(norm: _BatchNorm, sums: Tensor, share: float) -> None:
+    places, of_apart, of_squares = sums[0], *sums[1:].chunk(2)
+    if norm.running_mean is None or norm.running_var is None or places == 0:  # a layer that was not read
+        return
+    apart, squares = of_apart / places, of_squares / places
+    norm.running_mean += (share * apart).to(norm.running_mean.dtype)
+    variance = (1 - share) * norm.running_var + share * squares - (share * apart) ** 2
+    norm.running_var.copy_(variance)
