@@ -209,6 +209,24 @@ def test_bad_input_is_named_before_anything_runs(options, said, tmp_path, monkey
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", ["--methods", "--fractions", "--tasks", "--seeds"])
+def test_an_empty_list_is_not_everything(option):
+    result = CliRunner().invoke(app, ["bench", "run", "smoke", option, ","])
+    assert result.exit_code == 2
+    assert f"Invalid value for {option}" in result.output
+
+
+@pytest.mark.parametrize("option", ["--output", "--models"])
+def test_a_folder_that_cannot_be_written_to_is_named_before_anything_runs(option, tmp_path):
+    (tmp_path / "file").write_text("")
+    folders = {"--output": tmp_path / "out", "--models": tmp_path / "models", option: tmp_path / "file" / "below"}
+    named = [str(part) for pair in folders.items() for part in pair]
+    result = CliRunner().invoke(app, ["bench", "run", "smoke", *named])
+    assert result.exit_code == 1
+    assert f"{option[2:]}: expected a folder that can be made and written to, got {tmp_path / 'file'}" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_method_may_change_without_the_others():
     measuring, ssd = provenance.measuring_code(), provenance.method_code("nabla_tau.methods.ssd")
     salun = {path.name for path in imported(file_of("nabla_tau.methods.salun"))}

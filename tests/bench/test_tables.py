@@ -15,31 +15,8 @@ from nabla_tau.bench.gap import ATTACKS, COMPONENTS, distances, gap
 from nabla_tau.bench.reading import FLOOR, grouped, read_groups
 from nabla_tau.bench.tables import glance_table, tables
 from nabla_tau.errors import InvalidRequest
+from tests.bench.records import record, write
 from tests.conftest import REPOSITORY
-
-
-def record(method, seed, shift=0.0, **cell):
-    """A cell whose shares are off by `shift`."""
-    share = {"accuracy": {"value": 0.6 + shift}, "loss": {"value": 1 + shift}}
-    attack = {"accuracy": 0.6 + shift, "samples": 600}
-    return {
-        "cell": {"scale": "quick", "task": "cifar10", "seed": seed, "forget": "random-0.15", "method": method, **cell},
-        "status": "done",
-        "key": "k",
-        "code": "0a",
-        "commit": "c" * 40,
-        "dirty": False,
-        "device": "CPU",
-        "seconds": 2.0,
-        "retraining_seconds": 10.0,
-        "audit": {
-            "utility": {part: share for part in ("test", "retain", "forget")},
-            "verdict": {"forget_samples": 600, "test_samples": 600},
-            "paper_attacks": {"losses": attack, "entropies": attack},
-            "attacks": [{"primary": False}, {"primary": True, "auc": {"value": 0.6 + shift}}],
-        },
-        "js_to_retrained": {name: abs(shift) for name in RETRAINED if name != method},
-    }
 
 
 @pytest.fixture
@@ -110,11 +87,10 @@ def test_a_seed_without_both_retrained_models_has_no_gap(records):
 
 
 def test_a_method_in_several_versions_is_refused(records, tmp_path):
-    for record in records:
-        record["method_code"] = "0a"
+    for one in records:
+        one["method_code"] = "0a"
     records[-1]["method_code"] = "1b"
-    for number, record in enumerate(records):
-        (tmp_path / f"{number}.json").write_text(json.dumps(record))
+    write(tmp_path, *records)
     with pytest.raises(InvalidRequest, match=r"expected one version of \w+ on \w+ at quick, got 2 \(0a, 1b\)"):
         read_groups(tmp_path)
 
@@ -141,6 +117,30 @@ def test_a_file_that_is_no_cell_is_named(tmp_path):
     (tmp_path / "half.json").write_text('{"cell": {')
     with pytest.raises(InvalidRequest, match=r"expected a cell in .*half\.json"):
         read_groups(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"audit": {}}, "something else ('utility')"),
+        ({"seconds": None}, "something else (float"),
+        ({"status": "failed"}, "something else ('reason')"),
+        ({"status": "perhaps"}, "status 'perhaps'"),
+        ({"cell": {"task": "cifar10"}}, "missing"),
+        ({"cell": {**record("ssd", 7)["cell"]}}, "to lie in quick/cifar10/seed-7/random-0.15/ssd.json"),
+    ],
+)
+def test_cells_that_were_changed_by_hand_or_moved_are_named_all_at_once(records, tmp_path, change, said):
+    write(tmp_path, *records)
+    first = tmp_path / "quick/cifar10/seed-0/random-0.15/nabla_tau.json"
+    first.write_text("[]")
+    place = tmp_path / "quick/cifar10/seed-0/random-0.15/ssd.json"
+    place.write_text(json.dumps({**json.loads(place.read_text()), **change}))
+    with pytest.raises(InvalidRequest, match="2 problems found") as refused:
+        read_groups(tmp_path)
+    assert str(first) in refused.value.problems[0]
+    assert str(place) in refused.value.problems[1]
+    assert said in refused.value.problems[1]
 
 
 def test_plots_are_the_same_again(records, tmp_path):

@@ -10,32 +10,25 @@ from nabla_tau.bench.reading import read_groups
 from nabla_tau.bench.versions import SAME, compared, read_versions, write_same
 from nabla_tau.cli import app
 from nabla_tau.errors import InvalidRequest
+from tests.bench.records import record, write
 
 
 def cell(method, seed, *, code, method_code=None, number=0.5, original="5c"):
     """A cell as far as versions are concerned."""
     unlearning = [{"settings": {"original_fingerprint": original}}]
+    found = record(method, seed, forget="class")
     return {
-        "cell": {"scale": "quick", "task": "cifar10", "seed": seed, "forget": "class", "method": method},
-        "status": "done",
-        "key": "k",
+        **found,
         "code": code,
         "method_code": method_code,
-        "commit": "c" * 40,
         "steps": 3,
-        "audit": {"number": number, "fingerprint": original if method == "original" else "9f"},
-        "js_to_retrained": {},
+        "audit": {
+            **found["audit"],
+            "number": number,
+            "fingerprint": original if method == "original" else "9f",
+        },
         **({} if method == "original" else {"unlearning": unlearning}),
     }
-
-
-def write(folder, *records):
-    for record in records:
-        one = record["cell"]
-        path = folder / one["scale"] / one["task"] / f"seed-{one['seed']}" / one["forget"] / f"{one['method']}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record))
-    return folder
 
 
 OLD = cell("original", 0, code="0a"), cell("ssd", 0, code="0a", method_code="7f")

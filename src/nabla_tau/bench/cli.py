@@ -20,9 +20,14 @@ REFUSED, INTERRUPTED = 1, 130
 ResultsArgument = Annotated[Path, typer.Argument(help="Folder of the JSON files.")]
 
 
-def listed(text: str | None) -> tuple[str, ...]:
-    """Names between commas."""
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+def listed(text: str | None, option: str) -> tuple[str, ...]:
+    """Names between commas; none where the option is not given."""
+    if text is None:
+        return ()
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not found:
+        raise typer.BadParameter(f"expected names between commas, got {text!r}", param_hint=option)
+    return found
 
 
 @app.command("list", epilog="Example:  nabla-tau bench list")
@@ -65,9 +70,9 @@ def run(
         cells = cells_of(
             suite,
             scale=scale,
-            methods=listed(methods),
-            fractions=listed(fractions),
-            tasks=listed(tasks),
+            methods=listed(methods, "--methods"),
+            fractions=listed(fractions, "--fractions"),
+            tasks=listed(tasks, "--tasks"),
             seeds=whole_numbers(seeds),
         )
         place = Bench(models.absolute(), start_engine(device).device)
@@ -85,6 +90,7 @@ def run(
         if outcome.other_code:
             out.print(f"{outcome.other_code} come from another version of the code: a table will show them apart.")
         if outcome.statuses.get(FAILED):
+            out.print("once what failed is mended, the same command with --retry-failed measures it again.")
             raise typer.Exit(REFUSED)
 
 
@@ -113,7 +119,7 @@ def refusals() -> Iterator[Console]:
 def whole_numbers(text: str | None) -> tuple[int, ...]:
     """Seeds between commas."""
     try:
-        return tuple(int(part) for part in listed(text))
+        return tuple(int(part) for part in listed(text, "--seeds"))
     except ValueError:
         raise typer.BadParameter(f"expected whole numbers between commas, got {text!r}", param_hint="--seeds") from None
 
@@ -147,8 +153,11 @@ def plot(
         from nabla_tau.bench.reading import read_groups
 
         groups = read_groups(results)
-        for path in plot_gaps(groups, output) + plot_alpha_rho(groups, output):
+        written = plot_gaps(groups, output) + plot_alpha_rho(groups, output)
+        for path in written:
             out.print(str(path))
+        if not written:
+            out.print(f"nothing to draw: no seed below {results} has a method and both retrained models.")
 
 
 @app.command(epilog="Example:  nabla-tau bench same runs/before runs/after")

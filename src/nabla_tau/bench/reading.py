@@ -7,15 +7,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nabla_tau.bench.cells import DONE, ORIGINAL, RETRAINED
+from nabla_tau.bench.cells import DONE, FAILED, NOT_APPLICABLE, ORIGINAL, RETRAINED, Cell
 from nabla_tau.bench.gap import distances, gap, values
 from nabla_tau.bench.running import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json
 from nabla_tau.bench.versions import SAME, read_versions
-from nabla_tau.errors import InvalidRequest
+from nabla_tau.errors import InvalidRequest, Problems
 
 FLOOR = "retrained"
 """Name of the row that stands for both retrained models."""
+
+SECONDS = ("seconds", "retraining_seconds")
+"""What a finished cell took."""
 
 BySeed = dict[int, float]
 
@@ -93,8 +96,8 @@ def read_groups(folder: Path) -> list[Group]:
     Versions that `SAME` in the folder shows to give the same numbers are one.
 
     Raises:
-        InvalidRequest: if there is nothing, a file is no cell, a method was measured in several versions, or methods
-            of one forget set and seed on several original models.
+        InvalidRequest: if there is nothing, a file is no whole cell or lies in another cell's place, a method was
+            measured in several versions, or methods of one forget set and seed on several original models.
 
     Example:
         >>> read_groups(Path("nowhere"))
@@ -103,14 +106,45 @@ def read_groups(folder: Path) -> list[Group]:
         1. results: expected cells below nowhere, got none: run nabla-tau bench run first.
     """
     paths = sorted(path for path in folder.rglob("*.json") if path.name not in (ROWS, SAME))
-    versions = read_versions(folder)
-    records = [versions.newest(record) for path in paths if (record := read_cell(path)) is not None]
-    if not records:
+    if not paths:
         raise InvalidRequest([f"results: expected cells below {folder}, got none: run nabla-tau bench run first."])
-    problems = _several_versions(records) + _several_originals(records)
-    if problems:
-        raise InvalidRequest(problems)
+    problems, records = Problems(), []
+    with problems.gathered("results", "a file that can be read", "remove it."):
+        versions = read_versions(folder)
+    for path in paths:
+        with problems.gathered("results", f"a cell in {path}", "remove it and run nabla-tau bench run again."):
+            records.append(_whole(path))
+    problems.refuse()
+    records = [versions.newest(record) for record in records]
+    problems.extend(_several_versions(records) + _several_originals(records))
+    problems.refuse()
     return grouped(records)
+
+
+def _whole(path: Path) -> Json:
+    """A cell that has all that tables are computed from, in the place that its names give it.
+
+    Raises:
+        InvalidRequest: if it was changed by hand, or moved.
+    """
+    record = read_cell(path)
+    assert record is not None
+    advice = "remove it and run nabla-tau bench run again."
+    try:
+        place = Cell(**record["cell"]).path
+        if record["status"] == DONE:
+            values(record), [float(record[name]) for name in SECONDS], record["device"], record["audit"]["verdict"]
+        elif record["status"] in (FAILED, NOT_APPLICABLE):
+            [str(line) for line in record["reason"]]
+        else:
+            raise ValueError(f"status {record['status']!r}")
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise InvalidRequest(
+            [f"results: expected a whole cell in {path}, got something else ({error or 'no primary attack'}): {advice}"]
+        ) from None
+    if path.absolute().parts[-len(place.parts) :] != place.parts:
+        raise InvalidRequest([f"results: expected the cell in {path} to lie in {place}: {advice}"])
+    return record
 
 
 def _several_versions(records: Iterable[Json]) -> list[str]:

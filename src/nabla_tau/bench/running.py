@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -62,8 +63,8 @@ def run_cells(
         say: called for each cell that was measured.
 
     Raises:
-        InvalidRequest: if data is missing or damaged, or the folder holds cells of another recipe or data, or of
-            another original model.
+        InvalidRequest: if data is missing or damaged, a folder cannot be written to, or the folder holds cells of
+            another recipe or data, or of another original model.
         OSError: if a worker was killed.
 
     Example:
@@ -76,6 +77,11 @@ def run_cells(
         with problems.gathered("data", "a file that can be read", "see docs/benchmark.md."):
             verified(name, bench.data)
     problems[:] = dict.fromkeys(problems)  # a folder that is not there is one problem
+    problems += [
+        f"{name}: expected a folder that can be made and written to, got {folder}: name another."
+        for name, folder in (("output", results), ("models", bench.models))
+        if not _writable(folder)
+    ]
     finished = {cell: record for cell in cells if (record := read_cell(results / cell.path)) is not None}
     others = [str(cell.path) for cell, record in finished.items() if record["key"] != key_of(cell, bench)]
     if others:
@@ -133,6 +139,12 @@ def original_of(record: Json) -> str | None:
     return fingerprint
 
 
+def _writable(folder: Path) -> bool:
+    """Whether it can be written to or made, without making it."""
+    place = next(one for one in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(one))
+    return place.is_dir() and os.access(place, os.W_OK)
+
+
 def _slices(cells: list[Cell]) -> list[list[Cell]]:
     key = lambda cell: (cell.scale, cell.task, cell.seed)  # noqa: E731
     return [list(group) for _, group in groupby(cells, key=key)]
@@ -173,8 +185,8 @@ def _check_original(path: Path, record: Json) -> None:
         raise InvalidRequest(
             [
                 f"results: expected {path.stem} to start from the original model of the cells in {path.parent}, got "
-                "another, as it is trained on another kind of processor: choose another --output, or take --models "
-                "from where those were measured."
+                "another (kinds of processors and versions of torch train different ones): choose another --output, or "
+                "take --models from where those were measured."
             ]
         )
 

@@ -76,8 +76,8 @@ def read_versions(folder: Path) -> Versions:
         if entry["method"] in REFERENCES:
             measuring[entry["task"]][older["code"]] = newer["code"]
         else:
-            code_of = CODE_OF.get(entry["method"], entry["method"])
-            methods[entry["task"], code_of][older["method_code"]] = newer["method_code"]
+            name: str = entry["method"]
+            methods[entry["task"], CODE_OF.get(name, name)][older["method_code"]] = newer["method_code"]
     return Versions(dict(measuring), dict(methods))
 
 
@@ -93,14 +93,19 @@ def compared(older: Path, newer: Path) -> tuple[list[Json], list[str]]:
         Where a reference differs, or a method that is the same in both, nothing about the task has been shown.
 
     Raises:
-        InvalidRequest: if the folders have no cell in common.
+        InvalidRequest: if there is no such folder, or they have no cell in common.
 
     Example:
         >>> compared(Path("nowhere"), Path("elsewhere"))
         Traceback (most recent call last):
-        nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
-        1. results: expected the same cells below nowhere and elsewhere, got none in common: measure them with both ...
+        nabla_tau.errors.InvalidRequest: 2 problems found, nothing was changed:
+        1. results: expected a folder of cells, got nowhere, which is none.
+        2. results: expected a folder of cells, got elsewhere, which is none.
     """
+    if missing := [folder for folder in (older, newer) if not folder.is_dir()]:
+        raise InvalidRequest(
+            [f"results: expected a folder of cells, got {folder}, which is none." for folder in missing]
+        )
     pairs: dict[tuple[str, str], list[tuple[Path, Json, Json]]] = defaultdict(list)
     for path in sorted(older.rglob("seed-*/*/*.json")):
         if path.name == ROWS:
