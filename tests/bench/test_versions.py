@@ -105,6 +105,16 @@ def test_what_was_shown_on_one_task_says_nothing_about_another(tmp_path):
     assert versions.newest(OLD[1])["method_code"] == "8e"
 
 
+def test_one_column_of_the_study_shows_its_code_for_all_of_them(tmp_path):
+    folders = [tmp_path / name for name in ("older", "newer")]
+    for folder, code in zip(folders, ("7f", "8e"), strict=True):
+        write(folder, cell("original", 0, code="0a"), cell("alpha-0.25", 0, code="0a", method_code=code))
+    write_same(compared(*folders)[0], tmp_path / SAME)
+    versions = read_versions(tmp_path)
+    assert versions.newest(cell("alpha-0.5", 0, code="0a", method_code="7f"))["method_code"] == "8e"
+    assert versions.newest(cell("ssd", 0, code="0a", method_code="7f"))["method_code"] == "7f"
+
+
 ODD = {"task": ["cifar10"], "method": 3, **{key: {"code": 1, "method_code": {}} for key in ("older", "newer")}}
 
 
