@@ -57,7 +57,7 @@ def followed(problem: Problem, norms: list[_BatchNorm]) -> Iterator[None]:
         yield
         return
     sums = {norm: torch.zeros(1 + 2 * norm.num_features, dtype=problem.engine.sum_type) for norm in norms}
-    hooks = [norm.register_forward_pre_hook(partial(_add, sums)) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(partial(_add, problem, sums)) for norm in norms]
     try:
         yield
     finally:
@@ -69,9 +69,10 @@ def followed(problem: Problem, norms: list[_BatchNorm]) -> Iterator[None]:
         _move(norm, found, 1 / (ORIGINAL_BATCHES + problem.steps))
 
 
-def _add(sums: dict[_BatchNorm, Tensor], norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+def _add(problem: Problem, sums: dict[_BatchNorm, Tensor], norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
     """Places, Σ (x − m) and Σ (x − m)² by channel: about the running mean, so that no digits cancel."""
-    assert norm.running_mean is not None
+    if norm.running_mean is None or (problem.shards is not None and not problem.shards.counted):
+        return
     with torch.no_grad():
         x = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
         variance, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)

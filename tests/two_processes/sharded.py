@@ -51,6 +51,14 @@ class Blocks(nn.Module):
         return logits
 
 
+class Normed(Blocks):
+    """With running statistics that follow, of which each process reads a part."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Sequential(self.first, nn.BatchNorm1d(8))
+
+
 class Texts(nn.Module):
     """The output of a layer is a view, and is changed in place."""
 
@@ -82,6 +90,12 @@ def cases():
         "stream": streamed(pushing),
         "one row": one_row,
         "one row, micro-batches": {**one_row, "micro_batch_size": 1},
+        "batch norm": {**request(Normed, images, 11), "method": first(EPOCHS, nabla_tau)},
+        "batch norm, micro-batches": {
+            **request(Normed, images, 11),
+            "method": first(EPOCHS, nabla_tau),
+            "micro_batch_size": 1,
+        },
         "without labels": unlabelled,
         "without labels, micro-batches": {**unlabelled, "micro_batch_size": 1},
         "published": published,
