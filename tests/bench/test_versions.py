@@ -57,7 +57,7 @@ def test_a_single_other_number_shows_nothing(tmp_path, change):
     assert ran.exit_code == 1
     assert "quick/cifar10/seed-0/class/ssd.json: other numbers" in ran.output
     versions = read_versions(tmp_path / "results")
-    assert (dict(versions.measuring), dict(versions.methods)) == ({"cifar10": {"0a": "1b"}}, {})
+    assert (dict(versions.measuring), dict(versions.methods)) == ({"cifar10": {"0a": "1b", "1b": "1b"}}, {})
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -103,6 +103,15 @@ def test_what_was_shown_on_one_task_says_nothing_about_another(tmp_path):
     found = versions.newest(elsewhere)
     assert (found["code"], found["method_code"]) == ("0a", "7f")
     assert versions.newest(OLD[1])["method_code"] == "8e"
+
+
+def test_versions_that_were_set_against_one_older_stand_together(tmp_path):
+    for code in ("8e", "9d"):
+        newer = write(tmp_path / code, OLD[0], cell("ssd", 0, code="0a", method_code=code))
+        write_same(compared(write(tmp_path / "older", *OLD), newer)[0], tmp_path / SAME)
+    versions = read_versions(tmp_path)
+    codes = {versions.newest(cell("ssd", 0, code="0a", method_code=code))["method_code"] for code in ("7f", "8e", "9d")}
+    assert codes == {"9d"}
 
 
 def test_one_column_of_the_study_shows_its_code_for_all_of_them(tmp_path):

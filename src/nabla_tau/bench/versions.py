@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ CODE_OF = {**TUNED, **dict.fromkeys(STUDY, min(STUDY))}
 """Method that is another's code with other settings -> that one; of the study's columns, the first."""
 
 Successors = dict[str, str]
-"""Digest of a version -> that of a later one which gives the same numbers."""
+"""Digest of a version -> that of the newest one which gives the same numbers."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,19 @@ class Versions:
         """A cell under the digests of the newest code that gives its numbers.
 
         Example:
-            >>> versions = Versions({"cifar10": {"0a": "1b", "1b": "2c"}}, {("cifar10", "ssd"): {"7f": "8e"}})
+            >>> versions = Versions({"cifar10": {"0a": "2c", "1b": "2c"}}, {("cifar10", "ssd"): {"7f": "8e"}})
             >>> cell = {"task": "cifar10", "method": "ssd+tuned"}
             >>> found = versions.newest({"cell": cell, "code": "0a", "method_code": "7f"})
             >>> found["code"], found["method_code"]
             ('2c', '8e')
         """
         task, name = record["cell"]["task"], record["cell"]["method"]
-        method = task, CODE_OF.get(name, name)
+        code, method_code = record["code"], record.get("method_code") or ""
+        of_method = self.methods.get((task, CODE_OF.get(name, name)), {})
         return {
             **record,
-            "code": _last(record["code"], self.measuring.get(task, {})),
-            "method_code": _last(record.get("method_code"), self.methods.get(method, {})),
+            "code": self.measuring.get(task, {}).get(code, code),
+            "method_code": of_method.get(method_code, method_code) or None,
         }
 
 
@@ -69,16 +70,37 @@ def read_versions(folder: Path) -> Versions:
         >>> read_versions(Path("nowhere"))
         Versions(measuring={}, methods={})
     """
-    measuring: dict[str, Successors] = defaultdict(dict)
-    methods: dict[tuple[str, str], Successors] = defaultdict(dict)
+    measuring: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    methods: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for entry in _entries(folder / SAME):
         older, newer = entry["older"], entry["newer"]
         if entry["method"] in REFERENCES:
-            measuring[entry["task"]][older["code"]] = newer["code"]
+            measuring[entry["task"]].append((older["code"], newer["code"]))
         else:
             name: str = entry["method"]
-            methods[entry["task"], CODE_OF.get(name, name)][older["method_code"]] = newer["method_code"]
-    return Versions(dict(measuring), dict(methods))
+            methods[entry["task"], CODE_OF.get(name, name)].append((older["method_code"], newer["method_code"]))
+    return Versions(
+        {task: newest(pairs) for task, pairs in measuring.items()},
+        {method: newest(pairs) for method, pairs in methods.items()},
+    )
+
+
+def newest(pairs: Sequence[tuple[str, str]]) -> Successors:
+    """Digest -> that of the newest version which gives its numbers: one that is no pair's older.
+
+    Args:
+        pairs: (older, newer); what is joined by any of them is the same. Of several newest ones all stand for one.
+
+    Example:
+        >>> newest([("0a", "1b"), ("1b", "2c"), ("0a", "1d")])
+        {'0a': '2c', '1b': '2c', '2c': '2c', '1d': '2c'}
+    """
+    same: dict[str, dict[str, None]] = {}
+    for pair in pairs:
+        joined = {one: None for version in pair for one in same.get(version, {version: None})}
+        same.update(dict.fromkeys(joined, joined))
+    outdated = {older for older, _ in pairs}
+    return {one: max(set(joined) - outdated or joined) for one, joined in same.items()}
 
 
 def compared(older: Path, newer: Path) -> tuple[list[Json], list[str]]:
@@ -217,11 +239,3 @@ def _difference(one: Json, other: Json) -> str:
         return f"measured on other machines ({', '.join(MACHINE)})"
     equal = one["key"] == other["key"] and all(one.get(name) == other.get(name) for name in MEASURED)
     return "" if equal else "other numbers"
-
-
-def _last(digest: str | None, successors: Successors) -> str | None:
-    seen = set()
-    while digest in successors and digest not in seen:
-        seen.add(digest)
-        digest = successors[digest]
-    return digest
