@@ -75,17 +75,16 @@ def _add(problem: Problem, sums: dict[_BatchNorm, Tensor], norm: _BatchNorm, inp
         return
     with torch.no_grad():
         x = inputs[0].to(torch.promote_types(inputs[0].dtype, torch.float32))
-        variance, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
-        apart = mean - norm.running_mean
-        found = torch.cat([torch.ones_like(apart[:1]), apart, variance + apart**2]) * (x.numel() / x.shape[1])
+        apart = x.reshape(len(x), x.shape[1], -1) - norm.running_mean[:, None]  # (N, C, places)
+        places = apart.new_full((1,), apart.shape[0] * apart.shape[2])
+        found = torch.cat([places, *(one.sum(2).sum(0) for one in (apart, apart * apart))])
         sums[norm] = sums[norm].to(found.device) + found
 
 
 def _move(norm: _BatchNorm, sums: Tensor, share: float) -> None:
-    places, of_apart, of_squares = sums[0], *sums[1:].chunk(2)
-    if norm.running_mean is None or norm.running_var is None or places == 0:  # a layer that was not read
-        return
-    apart, squares = of_apart / places, of_squares / places
-    norm.running_mean += (share * apart).to(norm.running_mean.dtype)
-    variance = (1 - share) * norm.running_var + share * squares - (share * apart) ** 2
-    norm.running_var.copy_(variance)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    apart, squares = (sums[1:] / sums[0].clamp(min=1)).chunk(2)
+    of_this = share * (sums[0] > 0)  # none where the layer was not read; nothing here waits for a GPU
+    norm.running_mean += (of_this * apart).to(norm.running_mean.dtype)
+    norm.running_var.copy_((1 - of_this) * norm.running_var + of_this * squares - (of_this * apart) ** 2)
