@@ -39,7 +39,6 @@ CASES = {
     ("cifar100", "subclass"): 3,
     ("spoken_digits", "class"): 5,
     ("spoken_digits", "group"): 5,
-    ("go_emotions", "class"): 3,
 }
 """Task and forget set -> seeds."""
 
