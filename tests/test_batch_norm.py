@@ -100,7 +100,7 @@ def test_the_default_moves_them_on_the_retain_set_and_the_original_keeps_its_own
     assert distances[0] < distances[1]  # they describe the model that is there now
 
 
-def test_frozen_layers_and_adapters_keep_theirs():
+def test_layers_whose_weights_are_frozen_keep_theirs():
     model = network()
     for parameter in model[:5].parameters():
         parameter.requires_grad_(False)
