@@ -25,6 +25,7 @@ from tests.conftest import require
 
 CPU = torch.device("cpu")
 METHODS = ("finetune", "neggrad")
+SEEDS = "1,2,3,4,5,6"
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +101,25 @@ def test_a_killed_run_goes_on(measured, tmp_path):
     kept = [path for path in before if path.name != "rows.json"]
     assert {path: after[path] for path in kept} == {path: before[path] for path in kept}
     assert read(tmp_path / "results", cells[-1])["audit"] == read(results, cells[-1])["audit"]
+
+
+def test_an_interrupted_run_stops_its_workers(measured, tmp_path):
+    command = [sys.executable, "-m", "nabla_tau", "bench", "run", "smoke", "--methods", "neggrad", "--seeds", SEEDS]
+    command += ["--output", str(tmp_path / "results"), "--models", str(tmp_path / "models"), "--workers", "2"]
+    run = subprocess.Popen(
+        [*command, "--device", "cpu"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not list(tmp_path.rglob("original.json")):
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)  # to this process alone
+    _, said = run.communicate()  # it ends after its workers
+    assert (run.returncode, said) == (130, "interrupted: finished cells are kept, the same command goes on.\n")
+    assert len(list(tmp_path.rglob("neggrad.json"))) < len(SEEDS.split(","))
 
 
 def test_a_cell_from_another_original_is_refused(measured, tmp_path):
@@ -196,8 +216,9 @@ def test_cells_of_another_recipe_are_refused(measured, tmp_path):
         (["domains", "--tasks", "location31"], "did you mean 'location30'?"),
         (
             ["beyond", "--fractions", "0.01,0.004"],
-            "expected at least 20 rows to forget, which the audit needs, got 16 of 4000",
+            "expected at least 20 rows to forget and to keep, which the audit needs, got 16 of 4000 rows to forget",
         ),
+        (["beyond", "--fractions", "0.999"], "got 4 of 4000 rows to keep"),
         (["domains", "--seeds", "0"], "location30/data.parquet below"),
     ],
 )
@@ -225,6 +246,19 @@ def test_a_folder_that_cannot_be_written_to_is_named_before_anything_runs(option
     assert result.exit_code == 1
     assert f"{option[2:]}: expected a folder that can be made and written to, got {tmp_path / 'file'}" in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_damaged_models_are_named_before_anything_runs(measured, tmp_path):
+    _, _, bench = measured
+    whole = sorted(bench.models.glob("*.safetensors"))
+    for path in whole:
+        shutil.copy(path, tmp_path)
+    for path in whole[:2]:
+        os.truncate(tmp_path / path.name, path.stat().st_size - 1)
+    result = CliRunner().invoke(app, ["bench", "run", "smoke", "--models", str(tmp_path), "--output", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "2 problems found" in result.output
+    assert all(f"models: expected weights in {tmp_path / path.name}" in result.output for path in whole[:2])
 
 
 def test_a_method_may_change_without_the_others():

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import safetensors
 import torch
 
 from nabla_tau.bench.cells import ORIGINAL, Bench, Cell, key_of
@@ -63,8 +65,8 @@ def run_cells(
         say: called for each cell that was measured.
 
     Raises:
-        InvalidRequest: if data is missing or damaged, a folder cannot be written to, or the folder holds cells of
-            another recipe or data, or of another original model.
+        InvalidRequest: if data is missing, data or a stored model is damaged, a folder cannot be written to, or the
+            folder holds cells of another recipe or data, or of another original model.
         OSError: if a worker was killed.
 
     Example:
@@ -82,6 +84,9 @@ def run_cells(
         for name, folder in (("output", results), ("models", bench.models))
         if not _writable(folder)
     ]
+    for path in sorted(bench.models.glob("*.safetensors")):
+        with problems.gathered("models", f"weights in {path}", "remove it."), safetensors.safe_open(path, "pt"):
+            pass
     finished = {cell: record for cell in cells if (record := read_cell(results / cell.path)) is not None}
     others = [str(cell.path) for cell, record in finished.items() if record["key"] != key_of(cell, bench)]
     if others:
@@ -194,7 +199,8 @@ def _check_original(path: Path, record: Json) -> None:
 def _on_workers(slices: list[list[Cell]], results: Path, bench: Bench, workers: int) -> Iterator[Json]:
     """Each worker writes its cells as it finishes them; they are told of here slice by slice."""
     spawned = multiprocessing.get_context("spawn")  # a fork would take over torch's threads
-    with ProcessPoolExecutor(min(workers, len(slices)), spawned) as pool:
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(min(workers, len(slices)), spawned, _start_worker) as pool:
         try:
             for future in as_completed([pool.submit(_work, cells, results, bench) for cells in slices]):
                 yield from future.result()
@@ -203,8 +209,16 @@ def _on_workers(slices: list[list[Cell]], results: Path, bench: Bench, workers: 
                 "Expected workers to finish, got one that was killed, perhaps for want of memory: finished cells are "
                 "kept; start again, with fewer --workers."
             ) from error
+        except BaseException:  # interrupted, or refused: the pool would first finish every slice
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; who started the workers ends them
 
 
 def _work(cells: list[Cell], results: Path, bench: Bench) -> list[Json]:
-    torch.set_num_threads(1)
     return list(_written(measure_slice(cells, bench), results))

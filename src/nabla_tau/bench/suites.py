@@ -114,7 +114,8 @@ def cells_of(
     problems += [f"seeds: expected whole numbers in [0, 1000), got {one}." for one in seeds if not 0 <= one < 1000]
     if not problems:
         problems += [
-            f"fractions: expected at least {FEWEST_SAMPLES} rows to forget, which the audit needs, got {too_small}."
+            f"fractions: expected at least {FEWEST_SAMPLES} rows to forget and to keep, which the audit needs, got "
+            f"{too_small}."
             for task in (tasks or chosen.forgets)
             for one in fractions
             if (too_small := too_few(task, f"random-{one}", scale))
@@ -133,15 +134,20 @@ def cells_of(
 
 
 def too_few(task: str, forget: str, scale: str) -> str:
-    """What a random forget set holds where that is too little to be audited; else nothing.
+    """What a random forget set, or the rest of the rows, holds where that is too little to be audited; else nothing.
 
     Example:
         >>> too_few("cifar10", "random-0.001", "quick"), too_few("cifar10", "random-0.001", "full")
-        ('4 of 4000 rows', '')
+        ('4 of 4000 rows to forget', '')
+        >>> too_few("cifar10", "random-0.999", "quick")
+        '4 of 4000 rows to keep'
     """
     fraction, size = forget.partition("-")[2], TASKS[task].recipes[scale].train
-    rows = round(float(fraction) * size) if fraction else size
-    return f"{rows} of {size} rows" if rows < FEWEST_SAMPLES else ""
+    if not fraction:
+        return ""
+    rows = round(float(fraction) * size)
+    too_small = {"forget": rows, "keep": size - rows}
+    return next((f"{n} of {size} rows to {what}" for what, n in too_small.items() if n < FEWEST_SAMPLES), "")
 
 
 def unknown(what: str, given: tuple[str, ...] | list[str], known: list[str]) -> list[str]:
