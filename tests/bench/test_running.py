@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from nabla_tau.bench import cells as cells_module
-from nabla_tau.bench import provenance
+from nabla_tau.bench import on_ray, provenance
 from nabla_tau.bench.cells import Bench
 from nabla_tau.bench.measuring import measure_slice
 from nabla_tau.bench.running import run_cells
@@ -103,26 +104,34 @@ def test_a_killed_run_goes_on(measured, tmp_path):
     assert read(tmp_path / "results", cells[-1])["audit"] == read(results, cells[-1])["audit"]
 
 
-def test_an_interrupted_run_stops_its_workers(measured, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "ends", "says"),
+    [
+        (signal.SIGINT, 130, "interrupted: finished cells are kept, the same command goes on.\n"),
+        (signal.SIGKILL, -signal.SIGKILL, ""),
+    ],
+)
+def test_workers_end_with_the_run_that_started_them(how, ends, says, tmp_path):
     command = [sys.executable, "-m", "nabla_tau", "bench", "run", "smoke", "--methods", "neggrad", "--seeds", SEEDS]
     command += ["--output", str(tmp_path / "results"), "--models", str(tmp_path / "models"), "--workers", "2"]
     run = subprocess.Popen(
         [*command, "--device", "cpu"],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     while not list(tmp_path.rglob("original.json")):
         assert run.poll() is None
         time.sleep(0.01)
-    run.send_signal(signal.SIGINT)  # to this process alone
-    _, said = run.communicate()  # it ends after its workers
-    assert (run.returncode, said) == (130, "interrupted: finished cells are kept, the same command goes on.\n")
+    run.send_signal(how)  # to this process alone
+    _, said = run.communicate(timeout=600)  # workers hold its pipes as long as they live
+    assert (run.returncode, says in said) == (ends, True), said
     assert len(list(tmp_path.rglob("neggrad.json"))) < len(SEEDS.split(","))
 
 
-def test_a_cell_from_another_original_is_refused(measured, tmp_path):
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_cell_from_another_original_is_refused(workers, measured, tmp_path):
     cells, results, bench = measured
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
     record = read(tmp_path, cells[0])
@@ -130,8 +139,9 @@ def test_a_cell_from_another_original_is_refused(measured, tmp_path):
     (tmp_path / cells[0].path).write_text(json.dumps(record))
     for cell in cells[1:]:
         (tmp_path / cell.path).unlink()
-    with pytest.raises(InvalidRequest, match="expected finetune to start from the original model of the cells in"):
-        run_cells(cells, tmp_path, bench)
+    others = cells_of("smoke", methods=METHODS, seeds=(1,))[:1] if workers > 1 else []
+    with pytest.raises(InvalidRequest, match=r"1\. results: expected finetune to start from the original model of"):
+        run_cells([*cells, *others], tmp_path, bench, workers=workers)
     assert not (tmp_path / cells[-2].path).exists()
 
 
@@ -159,6 +169,30 @@ def test_a_ray_cluster_measures_what_one_process_measures(measured, tmp_path):
         ray.shutdown()
     assert outcome.statuses == {"done": 1}
     same(tmp_path, results, cells[:1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_lost_worker_of_ray_is_said(measured, tmp_path, monkeypatch):
+    ray = require("ray")
+    cells, _, bench = measured
+
+    def lost(cells, bench):
+        os._exit(1)
+        yield
+
+    monkeypatch.setattr(on_ray, "_measure", lost)
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        with pytest.raises(OSError, match="Expected Ray's workers to finish, got WorkerCrashedError"):
+            run_cells(cells[:1], tmp_path, bench, ray_address=ray.get_runtime_context().gcs_address)
+    finally:
+        ray.shutdown()
+
+
+def test_with_ray_the_device_is_named(tmp_path):
+    result = CliRunner().invoke(app, ["bench", "run", "smoke", "--ray", "auto", "--output", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "expected cpu or cuda" in result.output
 
 
 def test_a_failed_cell_is_recorded_and_the_others_go_on(measured, tmp_path, monkeypatch):
@@ -199,13 +233,43 @@ def test_a_fraction_is_one_however_often_and_however_it_is_written():
     assert cells_of("beyond", fractions=("0.3", "0.30")) == cells_of("beyond", fractions=("0.30",))
 
 
-def test_cells_of_another_recipe_are_refused(measured, tmp_path):
+def test_seeds_and_tasks_are_one_however_often_they_are_named():
+    assert cells_of("domains", tasks=("diabetes",) * 2, seeds=(1, 1)) == cells_of(
+        "domains", tasks=("diabetes",), seeds=(1,)
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_cells_of_another_recipe_or_data_are_refused(seed, measured, tmp_path):
     cells, results, bench = measured
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
-    record = {**read(results, cells[0]), "key": "another"}
-    (tmp_path / cells[0].path).write_text(json.dumps(record))
+    other = replace(cells[0], seed=seed)  # of any seed: they would stand in one mean
+    (tmp_path / other.path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / other.path).write_text(json.dumps({**read(results, cells[0]), "cell": vars(other), "key": "another"}))
     with pytest.raises(InvalidRequest, match=r"got 1 others .*choose another --output"):
         run_cells(cells, tmp_path, bench)
+
+
+def test_damaged_cells_are_named_before_anything_runs(measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    (tmp_path / cells[0].folder / "ssd.json").write_text('{"cell": {"task"')
+    (tmp_path / cells[0].folder / "scrub.json").write_text('{"cell": {}, "key": "k", "status": "done", "code": "0a"}')
+    (tmp_path / cells[-1].path).unlink()
+    with pytest.raises(InvalidRequest, match="2 problems found"):
+        run_cells(cells, tmp_path, bench)
+    assert not (tmp_path / cells[-1].path).exists()
+
+
+def test_a_cell_is_measured_on_one_thread(measured, tmp_path):
+    cells, _, bench = measured
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run_cells(cells[:1], tmp_path, bench)
+        assert (read(tmp_path, cells[0])["threads"], torch.get_num_threads()) == (1, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(

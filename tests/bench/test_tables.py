@@ -60,7 +60,7 @@ def test_a_comparison_is_paired_and_antisymmetric():
 def test_no_mean_stands_without_its_interval(records):
     lines = tables(grouped(records)).splitlines()
     for line in [line for line in lines if line.startswith(("| nabla", "| original", "| retrained"))][:3]:
-        cells = [cell.strip() for cell in line.strip("|").split("|")][1:]
+        cells = [cell.strip() for cell in line.strip("|").split("|")][2:]
         assert all("[" in cell and "]" in cell for cell in cells), line
     alone = tables(grouped([one for one in records if one["cell"]["seed"] == 0]))
     assert "(1 seed)" in alone
@@ -69,8 +69,8 @@ def test_no_mean_stands_without_its_interval(records):
 
 def test_tables_show_references_wins_and_headroom(records):
     text = tables(grouped(records))
-    assert "| original | 90" in text
-    assert "| retrained | 60" in text
+    assert "| original | 3 | 90" in text
+    assert "| retrained | 3 | 60" in text
     assert "| ssd | 1 | 0 | 0 | 0 | 7 | 0 | 0 | 0 |" in text  # nabla_tau is nearer by gap and by every component
     assert "invalid" not in text
     for one in records:
@@ -93,6 +93,31 @@ def test_a_method_in_several_versions_is_refused(records, tmp_path):
     write(tmp_path, *records)
     with pytest.raises(InvalidRequest, match=r"expected one version of \w+ on \w+ at quick, got 2 \(0a, 1b\)"):
         read_groups(tmp_path)
+
+
+def test_a_cell_that_is_there_twice_is_refused(records, tmp_path):
+    write(tmp_path / "before", *records)
+    write(tmp_path / "after", records[-1])
+    with pytest.raises(InvalidRequest, match=r"1 problem .*\n.*expected each cell once, got .*after.* and .*before"):
+        read_groups(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"device": "a GPU"}, {"key": "other data"}, {"threads": 2}])
+def test_seeds_of_other_devices_or_data_are_not_averaged_over(records, tmp_path, change):
+    for one in records:
+        one.update(change if one["cell"]["seed"] == 1 else {})
+    write(tmp_path, *records)
+    with pytest.raises(InvalidRequest, match="expected cells of cifar10 at quick from one kind of device"):
+        read_groups(tmp_path)
+
+
+def test_a_baseline_without_all_seeds_is_named_and_never_the_best(records):
+    records = [one for one in records if (one["cell"]["method"], one["cell"]["seed"]) != ("ssd", 2)]
+    more = [record("scrub", seed, 0.25) for seed in range(3)]
+    text = tables(grouped([*records, *more]))
+    assert "Not measured on every seed of nabla_tau, so never the best baseline: ssd\n" in text
+    assert "(scrub)" in text
+    assert "| ssd | 2 |" in text
 
 
 def test_other_code_and_other_scales_come_apart(records):
@@ -124,6 +149,10 @@ def test_a_file_that_is_no_cell_is_named(tmp_path):
     [
         ({"audit": {}}, "something else ('utility')"),
         ({"seconds": None}, "something else (float"),
+        ({"retraining_seconds": 0}, "division by zero"),
+        ({"commit": ...}, "something else ('commit')"),
+        ({"audit": {**record("ssd", 0)["audit"], "verdict": None}}, "something else ('NoneType'"),
+        ({"unlearning": [{}]}, "something else ('settings')"),
         ({"status": "failed"}, "something else ('reason')"),
         ({"status": "perhaps"}, "status 'perhaps'"),
         ({"cell": {"task": "cifar10"}}, "missing"),
@@ -135,7 +164,8 @@ def test_cells_that_were_changed_by_hand_or_moved_are_named_all_at_once(records,
     first = tmp_path / "quick/cifar10/seed-0/random-0.15/nabla_tau.json"
     first.write_text("[]")
     place = tmp_path / "quick/cifar10/seed-0/random-0.15/ssd.json"
-    place.write_text(json.dumps({**json.loads(place.read_text()), **change}))
+    changed = {**json.loads(place.read_text()), **change}
+    place.write_text(json.dumps({name: value for name, value in changed.items() if value is not ...}))
     with pytest.raises(InvalidRequest, match="2 problems found") as refused:
         read_groups(tmp_path)
     assert str(first) in refused.value.problems[0]

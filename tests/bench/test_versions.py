@@ -85,6 +85,13 @@ def test_only_finished_cells_of_one_machine_and_committed_code_show_anything(tmp
     assert why in others[0]
 
 
+def test_a_method_that_does_not_apply_spoils_nothing(tmp_path):
+    refused = [{**one, "status": "not applicable"} for one in (OLD[1], {**NEW[1], "method_code": "7f"})]
+    older, newer = write(tmp_path / "older", OLD[0], refused[0]), write(tmp_path / "newer", NEW[0], refused[1])
+    entries, others = compared(older, newer)
+    assert ([entry["method"] for entry in entries], others) == (["original"], [])
+
+
 def test_an_entry_the_other_way_round_is_refused(tmp_path):
     older, newer = write(tmp_path / "older", *OLD), write(tmp_path / "newer", *NEW)
     write_same(compared(older, newer)[0], tmp_path / SAME)

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    import torch
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +60,9 @@ def run(
     models: Annotated[Path, typer.Option(help="Folder of trained models, to be used again.")] = MODELS,
     workers: Annotated[int, typer.Option(min=1, help="Local processes of one thread each.")] = 1,
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Existing Ray cluster, or auto.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ... (default: a GPU where there is one).")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, ... (default: a GPU where there is one; --ray needs it named).")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure again what failed.")] = False,
 ) -> None:
     """Measure the cells that are not there yet; a killed run goes on where it stopped. Exit code 1: a cell failed."""
@@ -65,7 +70,6 @@ def run(
         from nabla_tau.bench.cells import FAILED, Bench
         from nabla_tau.bench.running import run_cells
         from nabla_tau.bench.suites import cells_of
-        from nabla_tau.engine import start_engine
 
         cells = cells_of(
             suite,
@@ -75,7 +79,7 @@ def run(
             tasks=listed(tasks, "--tasks"),
             seeds=whole_numbers(seeds),
         )
-        place = Bench(models.absolute(), start_engine(device).device)
+        place = Bench(models.absolute(), place_of(device, ray))
         outcome = run_cells(
             cells,
             output,
@@ -92,6 +96,21 @@ def run(
         if outcome.statuses.get(FAILED):
             out.print("once what failed is mended, the same command with --retry-failed measures it again.")
             raise typer.Exit(REFUSED)
+
+
+def place_of(device: str | None, ray: str | None) -> "torch.device":
+    """Where to measure; what other machines have is not known here."""
+    import torch
+
+    from nabla_tau.engine import start_engine
+
+    if ray is None:
+        return start_engine(device).device
+    if device not in ("cpu", "cuda"):
+        raise typer.BadParameter(
+            f"expected cpu or cuda, which the machines at --ray {ray} measure on, got {device}", param_hint="--device"
+        )
+    return torch.device(device)
 
 
 def line(record: dict[str, Any]) -> str:

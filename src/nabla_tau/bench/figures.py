@@ -133,8 +133,10 @@ def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
             axis.plot(mean.value, place, "o", color="C0" if name.startswith("nabla_tau") else "0.3")
             if mean.low is not None and mean.high is not None:
                 axis.plot([mean.low, mean.high], [place, place], "-", color="0.3", linewidth=1)
-        seeds = max(len(group.gaps(name)) for name in names)
-        axis.set_title(f"{group.forget} ({seeds} seed{'s' * (seeds > 1)})", fontsize=9)
+        counts = [count for name in names if (count := len(group.gaps(name)))]
+        fewest, most = min(counts), max(counts)
+        seeds = f"{most}" if fewest == most else f"{fewest}–{most}"
+        axis.set_title(f"{group.forget} ({seeds} seed{'s' * (most > 1)})", fontsize=9)
         axis.set_xlim(left=0)
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)

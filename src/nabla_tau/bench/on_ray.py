@@ -25,6 +25,7 @@ def measure_on_ray(slices: list[list[Cell]], bench: Bench, address: str) -> Iter
 
     Raises:
         InvalidRequest: if Ray is not installed, or there is no such cluster.
+        OSError: if a worker was lost.
 
     Example:
         >>> list(measure_on_ray([], Bench(Path("models"), torch.device("cpu")), "auto"))
@@ -43,8 +44,9 @@ def measure_on_ray(slices: list[list[Cell]], bench: Bench, address: str) -> Iter
         raise InvalidRequest([f"ray: expected a cluster at {address}, got none ({error}): start one."]) from error
     gpus = 1 if bench.device.type == "cuda" else 0
     measure = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_measure)
+    streams: list[Any] = []
     try:
-        streams: list[Any] = [measure.options(num_returns="streaming").remote(cells, bench) for cells in slices]
+        streams += [measure.options(num_returns="streaming").remote(cells, bench) for cells in slices]
         while streams:
             ready: list[Any] = ray.wait(streams, num_returns=1, fetch_local=False)[0]
             try:
@@ -52,7 +54,14 @@ def measure_on_ray(slices: list[list[Cell]], bench: Bench, address: str) -> Iter
                 yield found
             except StopIteration:
                 streams.remove(ready[0])
+    except ray.exceptions.RayError as error:
+        raise OSError(
+            f"Expected Ray's workers to finish, got {type(error).__name__}: finished cells are kept; see that each "
+            "machine has the package and memory enough, and start again."
+        ) from error
     finally:
+        for stream in streams:
+            ray.cancel(stream)
         if ours:
             ray.shutdown()
 

@@ -17,9 +17,6 @@ from nabla_tau.errors import InvalidRequest, Problems
 FLOOR = "retrained"
 """Name of the row that stands for both retrained models."""
 
-SECONDS = ("seconds", "retraining_seconds")
-"""What a finished cell took."""
-
 BySeed = dict[int, float]
 
 
@@ -96,8 +93,9 @@ def read_groups(folder: Path) -> list[Group]:
     Versions that `SAME` in the folder shows to give the same numbers are one.
 
     Raises:
-        InvalidRequest: if there is nothing, a file is no whole cell or lies in another cell's place, a method was
-            measured in several versions, or methods of one forget set and seed on several original models.
+        InvalidRequest: if there is nothing, a file is no whole cell or lies in another cell's place, a cell is there
+            twice, a method was measured in several versions, methods of one forget set and seed on several original
+            models, or a task on several kinds of device or data.
 
     Example:
         >>> read_groups(Path("nowhere"))
@@ -109,14 +107,20 @@ def read_groups(folder: Path) -> list[Group]:
     if not paths:
         raise InvalidRequest([f"results: expected cells below {folder}, got none: run nabla-tau bench run first."])
     problems, records = Problems(), []
+    places: dict[tuple[str, Cell], list[Path]] = {}
     with problems.gathered("results", "a file that can be read", "remove it."):
         versions = read_versions(folder)
     for path in paths:
         with problems.gathered("results", f"a cell in {path}", "remove it and run nabla-tau bench run again."):
-            records.append(_whole(path))
+            records.append(versions.newest(_whole(path)))
+            places.setdefault((records[-1]["code"], Cell(**records[-1]["cell"])), []).append(path)
+    problems += [
+        f"results: expected each cell once, got {' and '.join(map(str, found))}: keep one."
+        for found in places.values()
+        if len(found) > 1
+    ]
     problems.refuse()
-    records = [versions.newest(record) for record in records]
-    problems.extend(_several_versions(records) + _several_originals(records))
+    problems.extend(_several_versions(records) + _several_originals(records) + _several_conditions(records))
     problems.refuse()
     return grouped(records)
 
@@ -129,16 +133,19 @@ def _whole(path: Path) -> Json:
     """
     record = read_cell(path)
     assert record is not None
-    advice = "remove it and run nabla-tau bench run again."
+    advice = "name the folder that nabla-tau bench run wrote to, or remove it and measure it again."
     try:
         place = Cell(**record["cell"]).path
         if record["status"] == DONE:
-            values(record), [float(record[name]) for name in SECONDS], record["device"], record["audit"]["verdict"]
+            values(record), [1 / float(record["retraining_seconds"]), float(record["seconds"])], original_of(record)
+            verdict, forget = record["audit"]["verdict"], record["audit"]["utility"]["forget"]
+            verdict["forget_samples"], verdict["test_samples"], float(forget["loss"]["value"])
         elif record["status"] in (FAILED, NOT_APPLICABLE):
             [str(line) for line in record["reason"]]
         else:
             raise ValueError(f"status {record['status']!r}")
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        record["device"], record["commit"], record["dirty"]
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, StopIteration) as error:
         raise InvalidRequest(
             [f"results: expected a whole cell in {path}, got something else ({error or 'no primary attack'}): {advice}"]
         ) from None
@@ -173,6 +180,23 @@ def _several_originals(records: Iterable[Json]) -> list[str]:
         f"{len(originals)}: remove all cells of this seed and run nabla-tau bench run again, on one machine."
         for (scale, _, task, forget, seed), originals in found.items()
         if len(originals) > 1
+    ]
+
+
+def _several_conditions(records: Iterable[Json]) -> list[str]:
+    """Seeds of other data, or seconds of other machines, would be averaged over."""
+    found: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for record in records:
+        cell, device = record["cell"], record["device"]
+        threads = f" with {record.get('threads')} threads" if device == "CPU" else ""
+        found[cell["scale"], record["code"], cell["task"]].add(
+            f"{device}{threads}, recipe and data {record['key'][:12]}"
+        )
+    return [
+        f"results: expected cells of {task} at {scale} from one kind of device, recipe and data, got "
+        f"{'; '.join(sorted(conditions))}: keep each in a folder of its own."
+        for (scale, _, task), conditions in found.items()
+        if len(conditions) > 1
     ]
 
 

@@ -4,11 +4,14 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import safetensors
@@ -87,21 +90,23 @@ def run_cells(
     for path in sorted(bench.models.glob("*.safetensors")):
         with problems.gathered("models", f"weights in {path}", "remove it."), safetensors.safe_open(path, "pt"):
             pass
-    finished = {cell: record for cell in cells if (record := read_cell(results / cell.path)) is not None}
-    others = [str(cell.path) for cell, record in finished.items() if record["key"] != key_of(cell, bench)]
+    known = _known(cells, results, problems)
+    others = [path for path, record in known.items() if record["key"] != key_of(Cell(**record["cell"]), bench)]
     if others:
         problems.append(
             f"results: expected cells of the same recipe and data in {results}, got {len(others)} others (first "
-            f"{others[0]}): choose another --output."
+            f"{others[0].relative_to(results)}): choose another --output."
         )
     problems.refuse()
+    finished = {cell: known[path] for cell in cells if (path := results / cell.path) in known}
     if retry_failed:
         finished = {cell: record for cell, record in finished.items() if record["status"] != "failed"}
     missing = [cell for cell in cells if cell not in finished]
     statuses = [record["status"] for record in finished.values()]
-    for record in _measured(_slices(missing), results, bench, workers, ray_address):
-        statuses.append(record["status"])
-        say(record)
+    with _one_thread(bench.device):
+        for record in _measured(_slices(missing), results, bench, workers, ray_address):
+            statuses.append(record["status"])
+            say(record)
     counts = {status: statuses.count(status) for status in sorted(set(statuses))}
     other_code = sum(record["code"] != measuring_code() for record in finished.values())
     return Outcome(len(finished), counts, other_code)
@@ -121,7 +126,7 @@ def read_cell(path: Path) -> Json | None:
         return None
     try:
         record: Json = json.loads(path.read_text(encoding="utf-8"))
-        record["cell"], record["key"], record["status"], record["code"]
+        Cell(**record["cell"]), record["key"], record["status"], record["code"]
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(
             [f"results: expected a cell in {path}, got something else ({error}): remove it."]
@@ -142,6 +147,29 @@ def original_of(record: Json) -> str | None:
         requests = record.get("unlearning") or [{"settings": {}}]
         fingerprint = requests[0]["settings"].get("original_fingerprint")
     return fingerprint
+
+
+def _known(cells: list[Cell], results: Path, problems: Problems) -> dict[Path, Json]:
+    """All finished cells of the tasks that are wanted; problems take those that are none."""
+    found = {}
+    for folder in dict.fromkeys(results / cell.scale / cell.task for cell in cells):
+        for path in sorted(folder.glob("seed-*/*/*.json")):
+            with problems.gathered("results", f"a cell in {path}", "remove it."):
+                if path.name != ROWS and (record := read_cell(path)) is not None:
+                    found[path] = record
+    return found
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU sums depend on how many threads share them, so a cell is the same with workers and without."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _writable(folder: Path) -> bool:
@@ -199,25 +227,42 @@ def _check_original(path: Path, record: Json) -> None:
 def _on_workers(slices: list[list[Cell]], results: Path, bench: Bench, workers: int) -> Iterator[Json]:
     """Each worker writes its cells as it finishes them; they are told of here slice by slice."""
     spawned = multiprocessing.get_context("spawn")  # a fork would take over torch's threads
-    others = set(multiprocessing.active_children())
+    others: set[BaseProcess] = set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(workers, len(slices)), spawned, _start_worker) as pool:
         try:
             for future in as_completed([pool.submit(_work, cells, results, bench) for cells in slices]):
                 yield from future.result()
+        except InvalidRequest as refused:
+            _stop(others)
+            raise InvalidRequest(refused.problems) from None  # of its message a process hands on the letters
         except BrokenProcessPool as error:
             raise OSError(
                 "Expected workers to finish, got one that was killed, perhaps for want of memory: finished cells are "
                 "kept; start again, with fewer --workers."
             ) from error
-        except BaseException:  # interrupted, or refused: the pool would first finish every slice
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
+        except BaseException:
+            _stop(others)
             raise
+
+
+def _stop(others: set[BaseProcess]) -> None:
+    """End all workers but others: left to itself, the pool would first finish every slice."""
+    for worker in set(multiprocessing.active_children()) - others:
+        worker.terminate()
 
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; who started the workers ends them
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Nobody would take the slices of a run that was killed, and the next run measures them again."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(cells: list[Cell], results: Path, bench: Bench) -> list[Json]:

@@ -125,8 +125,8 @@ def cells_of(
     names = list(dict.fromkeys((*REFERENCES, *(methods or chosen.methods))))
     return [
         Cell(scale, task, seed, forget, method)
-        for task in (tasks or chosen.forgets)
-        for seed in (seeds or chosen.seeds)
+        for task in dict.fromkeys(tasks or chosen.forgets)
+        for seed in dict.fromkeys(seeds or chosen.seeds)
         for forget in _replaced(chosen.forgets[task], fractions)
         if not too_few(task, forget, scale)
         for method in names

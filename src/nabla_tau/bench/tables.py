@@ -64,8 +64,8 @@ def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 
         names = (ORIGINAL, best, PUBLISHED, ours, FLOOR)
         cells = [_mean(group.gaps(name)) if name else "–" for name in names]
         cells[1] += f" ({best})" if best else ""
-        rows.append(_row([group.task, group.forget, *cells]))
-    heads = ["task", "forget set", "doing nothing", "best baseline", PUBLISHED, ours, "retrained"]
+        rows.append(_row([group.task, group.forget, str(len(group.gaps(ours))), *cells]))
+    heads = ["task", "forget set", "seeds", "doing nothing", "best baseline", PUBLISHED, ours, "retrained"]
     return ["## Gap to retrained", "", _row(heads), _row(["---"] * len(heads)), *rows, ""] if rows else []
 
 
@@ -76,7 +76,7 @@ def group_table(group: Group) -> list[str]:
         >>> group_table(Group("quick", "0a", "cifar10", "class", {}))[0]
         '## cifar10, class'
     """
-    heads = ["method", *(component.name for component in COMPONENTS), "gap", "seconds", "% of retraining"]
+    heads = ["method", "seeds", *(component.name for component in COMPONENTS), "gap", "seconds", "% of retraining"]
     lines = [f"## {group.task}, {group.forget}", "", *headroom(group), _row(heads), _row(["---"] * len(heads))]
     for method in group.methods:
         if not group.done(method):
@@ -84,8 +84,11 @@ def group_table(group: Group) -> list[str]:
         found = group.values(method)
         columns = [found.get(component.name, {}) for component in COMPONENTS]
         columns += [group.gaps(method), group.seconds(method), group.cost(method)]
-        lines.append(_row([method, *map(_mean, columns)]))
+        lines.append(_row([method, str(len(group.done(method))), *map(_mean, columns)]))
     lines.append("")
+    fewer = [name for name in _rivals(group) if name not in _candidates(group, OURS)]
+    if fewer and group.gaps(OURS):
+        lines += [f"Not measured on every seed of {OURS}, so never the best baseline: {', '.join(fewer)}", ""]
     unfinished: dict[str, list[int]] = defaultdict(list)
     for method, by_seed in group.cells.items():
         for seed, record in sorted(by_seed.items()):
@@ -196,15 +199,20 @@ def best_baseline(group: Group, ours: str) -> str | None:
         >>> best_baseline(Group("quick", "0a", "cifar10", "class", {}), "nabla_tau") is None
         True
     """
-    mine = group.gaps(ours)
-    rivals = {
-        name: gaps
-        for name in group.methods
-        if name not in (OURS, PUBLISHED, ORIGINAL, FLOOR, *STUDY)
-        and mine
-        and set(gaps := group.gaps(name)) >= set(mine)
-    }
+    mine, rivals = group.gaps(ours), _candidates(group, ours)
     return min(rivals, key=lambda name: sum(rivals[name][seed] for seed in mine), default=None)
+
+
+def _candidates(group: Group, ours: str) -> dict[str, BySeed]:
+    """Gaps of the baselines that were measured on every seed of ours."""
+    mine = set(group.gaps(ours))
+    return {name: gaps for name, gaps in _rivals(group).items() if mine and mine <= set(gaps)}
+
+
+def _rivals(group: Group) -> dict[str, BySeed]:
+    """Gaps of all baselines that have any."""
+    left_out = (OURS, PUBLISHED, ORIGINAL, FLOOR, *STUDY)
+    return {name: gaps for name in group.methods if name not in left_out and (gaps := group.gaps(name))}
 
 
 def _outcomes(found: Sequence[Comparison | None]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nabla_tau.bench.alpha import STUDY
-from nabla_tau.bench.cells import DONE, REFERENCES, TUNED
+from nabla_tau.bench.cells import DONE, NOT_APPLICABLE, REFERENCES, TUNED
 from nabla_tau.bench.running import ROWS, read_cell
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.errors import InvalidRequest
@@ -134,7 +134,7 @@ def compared(older: Path, newer: Path) -> tuple[list[Json], list[str]]:
             continue
         name = path.relative_to(older)
         one, other = read_cell(path), read_cell(newer / name)
-        if one is not None and other is not None:
+        if one is not None and other is not None and {one["status"], other["status"]} != {NOT_APPLICABLE}:
             pairs[one["cell"]["task"], one["cell"]["method"]].append((name, one, other))
     if not pairs:
         raise InvalidRequest(
