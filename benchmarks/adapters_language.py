@@ -88,7 +88,7 @@ def measure(base: nn.Module, sentences: Sentences, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=2, help="each takes some ten minutes of one core")
+    parser.add_argument("--seeds", type=int, default=2, help="each takes some twenty minutes")
     args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)

@@ -117,7 +117,7 @@ def demo(
 
 @app.command(
     epilog="Examples:\n\n  nabla-tau unlearn my_project.py:sets --output runs/request-17\n\n"
-    "  nabla-tau unlearn my_project.py:sets --forget ids.csv --id-column user_id --output runs/request-18\n\n"
+    "  nabla-tau unlearn my_project.py:all_rows --forget ids.csv --id-column user_id --output runs/request-18\n\n"
     "  nabla-tau unlearn my_project.py:sets --plan\n\n"
     "  nabla-tau unlearn my_project.py:sets --output runs/request-19 --checkpoint runs/request-19.state"
 )
@@ -136,7 +136,9 @@ def unlearn(
     skip_unknown: SkipOption = False,
     method: Annotated[str | None, typer.Option(help="nabla_tau (default) or another of nabla_tau.methods.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of both sets.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per global batch (a resource, not tuning).")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per global batch (default: 256); best that of training.")
+    ] = None,
     micro_batch_size: Annotated[
         int | None, typer.Option(help="Samples that a process gives the model at once; the result stays the same.")
     ] = None,
@@ -334,7 +336,9 @@ def tune(
     id_column: ColumnOption = None,
     skip_unknown: SkipOption = False,
     seed: Annotated[int | None, typer.Option(help="Of the search, and of every run in it.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per global batch (a resource, not tuning).")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per global batch (default: 256); best that of training.")
+    ] = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:

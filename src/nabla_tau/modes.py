@@ -1,4 +1,4 @@
-"""Batch norm frozen and every dropout off while unlearning; every module's mode as it was afterwards."""
+"""Batch norm in eval mode and every dropout off while unlearning; every module's mode as it was afterwards."""
 
 import inspect
 from collections.abc import Callable, Iterator
