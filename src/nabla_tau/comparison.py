@@ -48,11 +48,10 @@ def page() -> str:
             "",
             "## What it costs",
             "",
-            "Passes over the sets at the default settings. D_f is the forget set, D_r the retain set, D_v the "
-            "validation set;\nn_f and n_r are batches. A method that can be continued takes `checkpoint=`. In *eval* there "
-            "is no dropout, and\nbatch norm normalises by its running statistics, which stay as they are; under `nabla_tau` "
-            "they follow the retain set.\n*train* is as the model was trained. `nabla_tau` reads up to 120 batches of D_r more "
-            "in trials of its learning rate.",
+            "Passes over the sets at the default settings. D_f is the forget set, D_r the retain set, D_v the validation set;",
+            "n_f and n_r are batches. A method that can be continued takes `checkpoint=`. In *eval* there is no dropout, and",
+            "batch norm normalises by its running statistics, which stay as they are; under `nabla_tau` they follow the retain",
+            "set. *train* is as the model was trained. `nabla_tau` reads up to 120 batches of D_r more in trials of its rate.",
             "",
             *_table(
                 ["method", "passes", "mode", "can be continued"],
