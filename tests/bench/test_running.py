@@ -17,8 +17,10 @@ from nabla_tau.bench import cells as cells_module
 from nabla_tau.bench import on_ray, provenance
 from nabla_tau.bench.cells import Bench
 from nabla_tau.bench.measuring import measure_slice
+from nabla_tau.bench.reading import read_groups
 from nabla_tau.bench.running import run_cells
-from nabla_tau.bench.suites import cells_of
+from nabla_tau.bench.suites import ALL, cells_of
+from nabla_tau.bench.tables import tables
 from nabla_tau.cli import app
 from nabla_tau.errors import InvalidRequest
 from nabla_tau.own_code import file_of, imported
@@ -69,6 +71,16 @@ def test_finished_cells_are_not_measured_again(measured):
     outcome = run_cells(cells, results, bench, say=said.append)
     assert (outcome.found, said) == (5, [])
     assert (files(results), files(bench.models, "*")) == before
+
+
+def test_the_smoke_suite_measures_every_method(measured, tmp_path):
+    _, results, bench = measured
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    cells = cells_of("smoke")
+    outcome = run_cells(cells, tmp_path, bench)
+    assert (outcome.found, outcome.statuses) == (5, {"done": len(cells)})
+    text = tables(read_groups(tmp_path))
+    assert all(f"| {name} | 1 |" in text for name in ALL)
 
 
 def test_row_numbers_are_those_of_the_cells(measured):
