@@ -161,6 +161,7 @@ def test_the_traceback_is_there_where_asked(monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [(b"", "an empty file"), (b"user_id;a\n1;2\n", "separate columns by commas"), (b"\xff\xfe", "UTF-8"),
+     (b"uid\n1\n", "got 'uid': name one of the first line with --id-column"),
      (b"user_id\n\n", "got none"), (b"user_id\n" + b"9" * 200_000, "field limit")],
 )  # fmt: skip
 def test_a_list_of_ids_that_cannot_be_read(tmp_path, content, words):

@@ -149,9 +149,10 @@ def read_ids(path: Path, column: str) -> list[str]:
             reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
             if column not in reader.fieldnames:
                 found = ", ".join(map(repr, reader.fieldnames)) or "an empty file"
-                raise InvalidRequest(
-                    [f"--forget: expected a column {column!r} in {path}, got {found}: separate columns by commas."]
-                )
+                advice = "name one of the first line with --id-column; the first line has the names, not an id"
+                if len(reader.fieldnames) == 1 and set(reader.fieldnames[0]) & set(";\t|"):
+                    advice = "separate columns by commas"
+                raise InvalidRequest([f"--forget: expected a column {column!r} in {path}, got {found}: {advice}."])
             ids = [value.strip() for row in reader if (value := row[column]) and value.strip()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidRequest([f"--forget: expected {path} to be a CSV file in UTF-8, got {error}."]) from error

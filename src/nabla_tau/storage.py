@@ -91,11 +91,12 @@ class Unlearned:
             ),
             self.outcome,
         ]
-        if "counted_target_loss_after" in settings:
-            counted = (settings[f"counted_{name}_loss_after"] for name in ("forget", "target"))
-            lines.insert(
-                2, "counting none above {:.4g}: forget {:.4g}, unseen {:.4g}".format(settings["largest_loss"], *counted)
+        if "counted_forget_loss_before" in settings:
+            counted = (
+                settings[f"counted_{name}"] for name in ("forget_loss_before", "forget_loss_after", "target_loss_after")
             )
+            of = "counting none above {:.4g}: forget {:.4g} -> {:.4g}, unseen {:.4g}"
+            lines.insert(2, of.format(settings["largest_loss"], *counted))
         if self.continued_after_steps:
             steps = ", ".join(f"{step:,}" for step in self.continued_after_steps)
             lines.append(f"continued after it was cut off, from its checkpoint after step {steps}")

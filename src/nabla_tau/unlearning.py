@@ -223,16 +223,17 @@ class Request:
             if problem.removed is None or not problem.removed.share
             else "a label that is new to the model"
         )
-        aimed = aimed_at(problem, after)
-        reached = aimed.forget >= aimed.target - (1 - REACHED) * abs(aimed.target - before.forget)
+        aimed, start = aimed_at(problem, after), problem.settings.get("counted_forget_loss_before", before.forget)
+        reached = aimed.forget >= aimed.target - (1 - REACHED) * abs(aimed.target - start)
         bound = "" if math.isinf(problem.largest_loss) else f", no loss counting above {problem.largest_loss:.4g}"
         if not reached:
             self.warn(
                 problem,
-                f"the target was not reached: the forget loss went from {before.forget:.4g} to {aimed.forget:.4g}, "
-                f"{what} costs {aimed.target:.4g}{bound}.",
+                f"the target was not reached: the forget loss went from {start:.4g} to {aimed.forget:.4g}, "
+                f"{what} costs {aimed.target:.4g}{bound}."
+                + (" All of it was one batch: a smaller batch_size may get there." * (problem.forget.batches == 1)),
             )
-        overshot = aimed.forget > aimed.target + max(aimed.target - before.forget, 0.0) / 2
+        overshot = aimed.forget > aimed.target + max(aimed.target - start, 0.0) / 2
         if overshot:
             self.warn(
                 problem,
@@ -255,7 +256,11 @@ class Request:
             reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after{bound}",
         )
         if bound:
-            problem.settings.update(counted_forget_loss_after=aimed.forget, counted_target_loss_after=aimed.target)
+            problem.settings.update(
+                counted_forget_loss_before=start,
+                counted_forget_loss_after=aimed.forget,
+                counted_target_loss_after=aimed.target,
+            )
         unlearned = Unlearned(
             model=problem.model,
             epochs=epochs,

@@ -194,8 +194,9 @@ def test_the_grid_marks_the_best_alpha_of_each_fraction(tmp_path):
 RESULTS = REPOSITORY / "results" / "bench"
 
 
-def test_the_committed_table_follows_from_the_committed_cells():
-    assert (RESULTS / "table.md").read_text(encoding="utf-8") == tables(read_groups(RESULTS))
+@pytest.mark.parametrize("results", [RESULTS, RESULTS.parent / "frozen"], ids=lambda path: path.name)
+def test_the_committed_tables_follow_from_the_committed_cells(results):
+    assert (results / "table.md").read_text(encoding="utf-8") == tables(read_groups(results))
 
 
 def test_every_figure_of_the_page_stands_in_the_table():

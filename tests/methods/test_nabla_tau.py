@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from nabla_tau import losses, unlearn
 from nabla_tau.methods.nabla_tau import LEARNING_RATES, derive, settle
 from nabla_tau.objective import RunningMean, descend
-from nabla_tau.problem import NonFiniteLoss
+from nabla_tau.problem import Epoch, NonFiniteLoss
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit
 
@@ -48,6 +48,37 @@ def test_the_ascent_never_outweighs_the_descent_and_the_target_does_not_run_away
     assert all(epoch.target_loss <= highest + 1e-9 for epoch in unlearned.epochs)
     assert unlearned.settings["target_loss_after"] > highest  # it would have gone further
     assert unlearned.settings["retain_loss_after"] < 1 < unlearned.settings["target_loss_before"] / 2
+
+
+def test_the_target_is_reached_from_where_bounded_losses_began():
+    def bounded_at_four(problem):
+        problem.largest_loss = 4.0
+        start = problem.mean_loss(problem.forget, of=lambda losses: losses.clamp(max=4))
+        problem.settings.update(largest_loss=4.0, counted_forget_loss_before=start)
+        problem.model.weight.data.fill_(2.93)
+        yield Epoch()
+
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1)  # f(x) = x, and every x is 1: one forgotten row costs 15.6, the others nothing
+    rows = lambda *targets: (torch.ones(len(targets), 1), torch.tensor(targets)[:, None])  # noqa: E731
+    sets = {"forget": rows(1.0, 1.0, 1.0, 4.95), "retain": rows(1.0, 1.0), "validation": rows(-1.0, -1.0)}
+    unlearned = unlearn(model, **sets, method=bounded_at_four, loss=losses.regression, device="cpu")
+    settings = unlearned.settings
+    assert settings["forget_loss_before"] == pytest.approx(3.95**2 / 4)  # about what unseen data costs, 4
+    assert settings["counted_forget_loss_before"] == pytest.approx(1)
+    assert settings["counted_forget_loss_after"] == pytest.approx((3 * 1.93**2 + 4) / 4)  # 3.79, more than 4 − 0.3
+    assert unlearned.reached_target
+    assert "counting none above 4: forget 1 -> 3.794, unseen 4" in str(unlearned)
+
+
+def test_what_the_forget_set_cost_is_counted_as_the_push_counts_it(memorised):
+    forgotten, labels = SETS["forget"]
+    wrong = torch.cat([(labels[:20] + 1) % 3, labels[20:]])  # these cost more than unseen data from the start
+    unlearned = unlearn(memorised, **{**SETS, "forget": (forgotten, wrong)}, device="cpu", batch_size=64)
+    settings, before = unlearned.settings, losses.classification(memorised, (forgotten, wrong)).detach()
+    counted = float(before.clamp(max=settings["largest_loss"]).mean())
+    assert settings["counted_forget_loss_before"] == pytest.approx(counted, rel=1e-5)
+    assert settings["forget_loss_before"] == pytest.approx(float(before.mean()), rel=1e-5) != pytest.approx(counted)
 
 
 def test_the_ascent_yields_as_the_retain_set_becomes_dearer(memorised, monkeypatch):

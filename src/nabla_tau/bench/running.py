@@ -129,7 +129,10 @@ def read_cell(path: Path) -> Json | None:
         Cell(**record["cell"]), record["key"], record["status"], record["code"]
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(
-            [f"results: expected a cell in {path}, got something else ({error}): remove it."]
+            [
+                f"results: expected a cell in {path}, got one that is damaged, or something else ({error}): remove it, "
+                "and the same run measures it again."
+            ]
         ) from None
     return record
 

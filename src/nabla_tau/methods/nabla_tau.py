@@ -213,7 +213,12 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     )
     memory = memorised(problem.unseen_loss(bounded), forget_mean.value)
     unit = UNIT * memory
-    problem.settings.update(largest_loss=largest, loss_unit=unit, last_batch=forget_mean.share)
+    problem.settings.update(
+        largest_loss=largest,
+        counted_forget_loss_before=forget_mean.value,
+        loss_unit=unit,
+        last_batch=forget_mean.share,
+    )
     start = settle(problem, unseen_loss)
     usual = start.retain_loss
     if problem.retain.fetch is None:  # an order of its own may come to its dear rows late; both sets were trained on
