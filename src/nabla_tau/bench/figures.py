@@ -99,8 +99,10 @@ def _draw_grid(columns: Sequence[Group], title: str, path: Path) -> None:
     axis = figure.subplots()
     axis.imshow(gaps, origin="lower", cmap="viridis_r", aspect="auto")
     for row, column in np.argwhere(np.isfinite(gaps)):
-        best = gaps[row, column] == np.nanmin(gaps[:, column])
-        axis.text(column, row, f"{gaps[row, column]:.1f}{' ★' * bool(best)}", ha="center", va="center", fontsize=8)
+        gap, best = gaps[row, column], gaps[row, column] == np.nanmin(gaps[:, column])
+        color = "white" if 2 * gap > np.nanmin(gaps) + np.nanmax(gaps) else "black"  # large gaps lie on dark ground
+        text = f"{gap:.1f}{' ★' * bool(best)}"
+        axis.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
     rule = np.interp(np.log(np.array(fractions) * ALPHA_PER_FORGET_FRACTION), np.log(ALPHAS), np.arange(len(ALPHAS)))
     axis.plot(range(len(columns)), rule, "r--", label="α₀ = 5/3 · ρ")
     axis.set_xticks(range(len(columns)), [f"{100 * fraction:g} %" for fraction in fractions])
