@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,19 +29,22 @@ class Plan:
         samples: rows of each set.
         batch_size: samples per global batch of each set.
         epochs: passes over the forget set.
-        steps: optimiser updates at most; a method may stop early, once nothing is left to push.
+        steps: optimiser updates; a method may stop early, once nothing is left to push.
+        most_steps: the same where the method goes on because the retain set is not back.
         seconds_per_step: from two steps, after one that is not counted, by the samples that they and all steps read.
         seconds: steps and measurements of the target together; the checks, already done, not counted.
         trial_seconds: of the trials before them, at most; 0 where a method makes none.
+        repair_seconds: of the steps after them, at most; 0 where a method makes none.
         device_hours: of all processes together, checks and trials counted.
+        most_device_hours: the same with the steps after them.
         check_seconds: what reading and checking every row took just now, with the search for copies of forget rows.
         micro_batch_size: samples that a process gives the model at once; None for its whole share of a batch.
         retraining_epoch_seconds: about what each epoch of training on the retain set alone would take.
         step_bytes: memory of a step: activations, gradients, optimiser moments and, but for `in_place`, the copy of the
             model; of a sharded one this process's part, and the block that is put together.
         free_bytes: memory free on the device.
-        training_passes: samples that steps are made on, forget and retain, in trials and after them, over the samples
-            of the training set: 2.5 is the work of 2.5 epochs of training.
+        training_passes: samples that steps are made on, forget and retain, in trials and after them, at most, over the
+            samples of the training set: 2.5 is the work of 2.5 epochs of training.
         settings: what was derived.
         warnings: what was warned about.
         checkpoint: what the folder of checkpoints holds; None where none was named.
@@ -50,10 +54,13 @@ class Plan:
     batch_size: dict[str, int | None]
     epochs: int
     steps: int
+    most_steps: int
     seconds_per_step: float
     seconds: float
     trial_seconds: float
+    repair_seconds: float
     device_hours: float
+    most_device_hours: float
     check_seconds: float
     micro_batch_size: int | None
     retraining_epoch_seconds: float
@@ -69,12 +76,17 @@ class Plan:
         parts = f" in micro-batches of {self.micro_batch_size}" if self.micro_batch_size else ""
         rows = ", ".join(f"{name} {count:,}" for name, count in self.samples.items())
         trials = f", after trials of at most {self.trial_seconds:,.0f} s" if self.trial_seconds else ""
+        more, most_hours = "", ""
+        if self.repair_seconds:
+            more = f"; up to {self.most_steps:,} while the retain set is not back"
+            most_hours = f", {self.most_device_hours:.3g} at most if it is not back by then"
         lines = [
             f"rows       {rows}",
-            f"steps      at most {self.steps:,}, in {self.epochs} passes over the forget set",
+            f"steps      at most {self.steps:,}, in {self.epochs} passes over the forget set{more}",
             f"time       about {self.seconds:,.0f} s, {self.seconds_per_step:.3g} s a step "
             f"(measured on {TIMED_STEPS} steps){trials}; {self.device_hours:.3g} device-hours with "
-            + ("trials and checks" if trials else "the checks"),
+            + ("trials and checks" if trials else "the checks")
+            + most_hours,
             f"checks     took {self.check_seconds:.1f} s: every row read, and copies of forget rows looked for in the "
             "retain set",
             f"memory     about {describe(self.step_bytes)} for a step{parts}, {describe(self.free_bytes)} free",
@@ -168,17 +180,26 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
     retain_passes = settings.get("retain_passes", settings["steps"] / retain.batches)
     samples = forget_passes * forget.size + retain_passes * retain.size
     tried = settings.get("most_trial_steps", 0) / retain.batches * retain.size
+    most_steps = settings.get("most_steps", settings["steps"])
+    more_passes = (most_steps - settings["steps"]) / max(forget.batches, 1)
+    repaired = more_passes * (forget.size + forget.batches / retain.batches * retain.size)
     weights = bytes_held(problem.model.parameters())
     seconds, trial_seconds = samples * per_sample + measured_batches * per_batch, tried * per_sample
+    targets = _target_passes(problem) * int(settings.get("target_refreshes", 0)) * problem.validation.batches
+    repair_seconds = repaired * per_sample + targets * per_batch if repaired else 0.0
+    hours = partial(device_hours, processes=processes)
     return Plan(
         samples=settings["samples"],
         batch_size=settings["batch_size"],
         epochs=settings["epochs"],
         steps=settings["steps"],
+        most_steps=most_steps,
         seconds_per_step=samples * per_sample / max(settings["steps"], 1),
         seconds=seconds,
         trial_seconds=trial_seconds,
-        device_hours=device_hours(seconds + trial_seconds + check_seconds, processes),
+        repair_seconds=repair_seconds,
+        device_hours=hours(seconds + trial_seconds + check_seconds),
+        most_device_hours=hours(seconds + trial_seconds + repair_seconds + check_seconds),
         micro_batch_size=problem.micro_batch_size,
         retraining_epoch_seconds=per_sample * retain.size,
         check_seconds=check_seconds,
@@ -189,7 +210,7 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
             copies=(not settings["in_place"]) + settings.get("teachers", 0),
         ),
         free_bytes=free,
-        training_passes=(samples + tried) / (forget.size + retain.size),
+        training_passes=(samples + tried + repaired) / (forget.size + retain.size),
         settings=settings,
         warnings=problem.warnings,
     )
@@ -199,10 +220,15 @@ def _measured_batches(problem: Problem) -> int:
     """Batches that are read without gradient: before and after, for every τ, and for the bound of losses."""
     share = 0.0 if problem.removed is None else problem.removed.share
     bounded = not math.isinf(problem.largest_loss)
-    for_targets = 2 if 0 < share < 1 else 1  # passes over the validation set
     targets = int(problem.settings.get("target_refreshes", 0)) + (3 if bounded else 0) + (2 if share else 0)
-    passes = 4 + (2 if bounded else 0) + for_targets * targets  # unseen data and as much of the retain set, twice
+    # 4: unseen data and as much of the retain set, before and after
+    passes = 4 + (2 if bounded else 0) + _target_passes(problem) * targets
     return passes * problem.validation.batches + (4 if bounded else 2) * problem.forget.batches
+
+
+def _target_passes(problem: Problem) -> int:
+    """Passes over the validation set for one τ: two where it is the mean of a price and of what unseen data costs."""
+    return 2 if problem.removed is not None and 0 < problem.removed.share < 1 else 1
 
 
 def _seconds_per_batch(problem: Problem) -> float:

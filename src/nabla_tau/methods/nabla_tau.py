@@ -27,6 +27,12 @@ PASSES = 3
 MOST_EPOCHS = 80
 LEAST_STEPS = 160
 
+# After them the run goes on while the retain set is not back: while its batches cost more than they did, by a fiftieth
+# of what was memorised. A part of the push stays, or the forget set would come back too. Passes that bring nothing back
+# end it, and so do as many as there were before.
+REPAIRED = 1 / 50
+REPAIR_ALPHA = 1 / 4  # of α₀
+
 # The target is measured every fifth epoch as published, but no more often than over 80 epochs.
 REFRESH_EVERY = 5
 MOST_REFRESHES = 16
@@ -60,14 +66,20 @@ LARGEST_HARM = 1 / 3  # of what was memorised
 
 @dataclass(frozen=True)
 class Settings:
-    """What follows from the sizes of the sets: ρ, α₀, E, E · n_f, and how often τ is measured."""
+    """What follows from the sizes of the sets: ρ, α₀, E, E · n_f, twice that at most, and how often τ is measured."""
 
     forget_fraction: float
     first_alpha: float
     epochs: int
     steps: int
+    most_steps: int
     refresh_target_every: int
     target_refreshes: int
+
+    def alpha(self, epoch: int) -> float:
+        """α falls late to 0 over E epochs; where the run goes on after them, a quarter of α₀ stays."""
+        falling = 1 - (epoch / self.epochs) ** 2
+        return self.first_alpha * (falling if epoch < self.epochs else REPAIR_ALPHA)
 
 
 def derive(problem: Problem) -> Settings:
@@ -102,6 +114,7 @@ def derive(problem: Problem) -> Settings:
         first_alpha=first_alpha,
         epochs=epochs,
         steps=epochs * forget.batches,
+        most_steps=2 * epochs * forget.batches,
         refresh_target_every=every,
         target_refreshes=math.ceil(epochs / every),
     )
@@ -111,7 +124,7 @@ def derive(problem: Problem) -> Settings:
     Facts(
         reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); what bounds, smooths and tries is ours",
         needs=(RETAIN, VALIDATION),
-        passes="E × D_f and as many batches of D_r, D_v some 20 times at most; E follows from the sizes of the sets",
+        passes="E × D_f, 2E at most, and as many batches of D_r, D_v some 40 times at most; E follows from the sizes",
         mode="eval",
         forgets="any rows, as far as the mean loss of unseen data; whole classes and labels, as far as their price",
         keeps="rows that cost as much as unseen data from the start",
@@ -225,7 +238,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         usual = max(usual, forget_mean.value)
     norms = changing_batch_norms(problem.model)
     problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(norms))
-    retain_mean = RunningMean(usual, share=LAST_BATCH)
+    harm = Harm(usual, memory, RunningMean(usual, share=LAST_BATCH))
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
@@ -234,21 +247,23 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     step: Step | None = None
     at_rest = False  # nothing to push and nothing to repair since τ was measured
     forget_loss, pushed = -math.inf, False  # of the last pass
-    for epoch in range(settings.epochs):
+    for epoch in range(2 * settings.epochs):
         started = time.perf_counter()
+        if epoch >= settings.epochs and not harm.is_falling(every=settings.refresh_target_every):
+            break
+        problem.announce(settings.steps if epoch < settings.epochs else settings.most_steps)
         if epoch and epoch % settings.refresh_target_every == 0:
             target_loss = problem.target_loss(bounded)
             if at_rest and forget_loss >= target_loss:
                 break
         if epoch % settings.refresh_target_every == 0:
             at_rest = True
-        alpha = settings.first_alpha * (1 - (epoch / settings.epochs) ** 2)
+        alpha = settings.alpha(epoch)
         means = PassMeans()
         for forget_batch in problem.one_pass(problem.forget, forget_order):
             retain_batch = next(retain)
             if step is not None:  # read only now, so that a GPU computes while batches are loaded
-                retain_mean.add(float(step.retain_loss))
-            lost = max(retain_mean.value - usual, 0.0) / memory
+                harm.retain_mean.add(float(step.retain_loss))
             step = descend(
                 problem,
                 optimizer,
@@ -256,7 +271,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                 retain_batch,
                 alpha=alpha,
                 target_loss=target_loss,
-                largest_weight=(1 - alpha) * max(1 - lost, 0.0),
+                largest_weight=(1 - alpha) * max(1 - harm.lost, 0.0),
                 unit=unit,
                 running=forget_mean,
                 around_retain=partial(followed, problem, norms),
@@ -270,6 +285,49 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         repaired = done.retain_loss is not None and done.retain_loss <= start.retain_loss
         at_rest = at_rest and not pushed and repaired
         schedule.step()
+
+
+@dataclass
+class Harm:
+    """What the retain set has lost, in parts of what was memorised of the forget set.
+
+    Attributes:
+        usual: L_r⁰, what its batches cost the original.
+        memory: m.
+        retain_mean: L̄_r.
+
+    Example:
+        >>> harm = Harm(usual=0.1, memory=2.0, retain_mean=RunningMean(0.6, share=1.0))
+        >>> harm.lost
+        0.25
+    """
+
+    usual: float
+    memory: float
+    retain_mean: RunningMean
+    asked: int = 0
+    lost_before: float = math.inf
+
+    @property
+    def lost(self) -> float:
+        """ReLU(L̄_r − L_r⁰) / m."""
+        return max(self.retain_mean.value - self.usual, 0.0) / self.memory
+
+    def is_falling(self, every: int) -> bool:
+        """Whether a fiftieth or more is lost, and less than `every` calls ago; that is looked at every so many calls.
+
+        Example:
+            >>> harm = Harm(usual=0.1, memory=2.0, retain_mean=RunningMean(0.6, share=1.0))
+            >>> [harm.is_falling(every=2) for _ in range(3)]
+            [True, True, False]
+            >>> Harm(usual=0.1, memory=2.0, retain_mean=RunningMean(0.13, share=1.0)).is_falling(every=2)
+            False
+        """
+        due, before = self.asked % every == 0, self.lost_before
+        self.asked += 1
+        if due:
+            self.lost_before = self.lost
+        return self.lost > REPAIRED and not (due and self.lost >= before)
 
 
 def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
