@@ -71,13 +71,17 @@ def test_a_plan_counts_what_unlearning_then_does_and_changes_nothing(task):
     request.on_step = lambda done, total: steps.append(total)
     with request.prepared() as problem:
         epochs = list(request.method(problem))
-    assert planned.steps == problem.steps == steps[-1]
-    assert planned.epochs == len(epochs)
+    assert planned.steps == steps[0]
+    assert planned.steps <= problem.steps <= planned.most_steps == steps[-1] == 2 * planned.steps
+    assert planned.epochs <= len(epochs) <= 2 * planned.epochs
     assert planned.samples == {"forget": 30, "retain": 170, "validation": 200}
-    stepped, tried = 30 * len(epochs) + planned.steps * 170 / 11, 120 * 170 / 11
+    stepped, tried = 30 * planned.epochs + planned.steps * 170 / 11, 120 * 170 / 11
     assert len(problem.settings["trials"]) * DEFAULT.TRIAL_STEPS <= planned.settings["most_trial_steps"] == 120
-    assert planned.training_passes == pytest.approx((stepped + tried) / 200)
+    assert planned.training_passes == pytest.approx((2 * stepped + tried) / 200)
     assert planned.trial_seconds == pytest.approx(planned.seconds_per_step * planned.steps * tried / stepped)
+    assert planned.repair_seconds == pytest.approx(planned.seconds, rel=0.5)  # fewer measurements
+    assert planned.most_device_hours == pytest.approx(planned.device_hours + planned.repair_seconds / 3600)
+    assert f"; up to {planned.most_steps:,} while the retain set is not back" in str(planned)
     assert "(measured on 2 steps), after trials of at most " in str(planned)
     assert 0 < planned.seconds_per_step < planned.seconds
     assert "x one training pass" in str(planned)
@@ -104,9 +108,9 @@ def test_a_plan_counts_what_its_steps_read(task, monkeypatch):
     for method in (methods.nabla_tau, methods.nabla_tau_published, methods.finetune):
         planned = plan(Request(model, forget, retain, validation, method, batch_size=16, device="cpu"))
         samples = planned.training_passes * 200
-        assert planned.seconds + planned.trial_seconds == pytest.approx(samples)
+        assert planned.seconds + planned.trial_seconds + planned.repair_seconds == pytest.approx(samples)
         assert planned.seconds_per_step == pytest.approx(planned.seconds / planned.steps)
-        assert (planned.trial_seconds > 0) is (method is methods.nabla_tau)
+        assert (planned.trial_seconds > 0) is (planned.repair_seconds > 0) is (method is methods.nabla_tau)
         assert planned.retraining_epoch_seconds == pytest.approx(170)
 
 

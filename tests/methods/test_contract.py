@@ -139,7 +139,7 @@ def test_what_is_reported_is_what_was_done(name):
     result = request.run()
     settings = result.settings
     assert settings["method"] == name
-    assert settings["steps_done"] <= settings["steps"]
+    assert settings["steps_done"] <= settings.get("most_steps", settings["steps"])
     if not name.startswith("nabla_tau"):
         assert settings["steps_done"] == settings["steps"]
         assert len(result.epochs) == settings["epochs"]
@@ -173,8 +173,8 @@ def test_a_plan_counts_what_is_then_done(name):
     sets = found.sets()
     planned = plan(Request(found.model, **sets, method=ready(name, PLAIN)))
     done = run(name, PLAIN).settings
-    assert planned.steps >= done["steps_done"]
-    assert planned.steps == done["steps_done"] or name == "nabla_tau"
+    assert planned.most_steps >= done["steps_done"]
+    assert planned.steps == planned.most_steps == done["steps_done"] or name == "nabla_tau"
     assert (planned.training_passes > 0) is (name != "retrain")
     assert ("training   by" in str(planned)) is (name == "retrain")
 

@@ -198,6 +198,52 @@ def test_the_trial_is_undone(memorised):
             assert torch.equal(parameter, original)
 
 
+def test_the_run_goes_on_while_the_retain_set_is_not_back(memorised, monkeypatch):
+    monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 60)  # far from back
+    totals = []
+    request = Request(memorised, **SETS, device="cpu", batch_size=64, on_step=lambda done, total: totals.append(total))
+    longer = request.run()
+    settings = longer.settings
+    planned, more = longer.epochs[: settings["epochs"]], longer.epochs[settings["epochs"] :]
+    assert more
+    assert {epoch.alpha for epoch in more} == {settings["first_alpha"] / 4}
+    assert settings["steps"] < settings["steps_done"] <= settings["most_steps"] == 2 * settings["steps"]
+    assert sorted(set(totals)) == [settings["steps"], settings["most_steps"]]
+    monkeypatch.setattr(DEFAULT, "REPAIRED", math.inf)
+    ended = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+    assert [epoch.alpha for epoch in ended.epochs] == [epoch.alpha for epoch in planned]
+    assert settings["retain_loss_after"] < 0.9 * ended.settings["retain_loss_after"]
+
+
+def test_the_forget_set_does_not_come_back_with_the_retain_set(memorised, monkeypatch):
+    monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 60)  # far from back
+
+    def forget_loss():
+        unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+        assert len(unlearned.epochs) == 2 * unlearned.settings["epochs"]
+        return unlearned.settings["counted_forget_loss_after"]
+
+    pushed = forget_loss()
+    monkeypatch.setattr(DEFAULT, "REPAIR_ALPHA", 0.0)
+    assert forget_loss() < pushed / 2
+
+
+@pytest.mark.parametrize(("change", "ends"), [(0.0, True), (1e-3, True), (-1e-3, False)])
+def test_passes_that_bring_nothing_back_end_the_run(memorised, monkeypatch, change, ends):
+    """Five passes after the planned ones, and on if less is lost then."""
+    retain_loss = iter(1 + change * step for step in range(100_000))
+
+    def told_otherwise(*arguments, **named):
+        return replace(descend(*arguments, **named), retain_loss=torch.tensor(next(retain_loss)))
+
+    monkeypatch.setattr(DEFAULT, "descend", told_otherwise)
+    unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+    settings = unlearned.settings
+    passes = settings["epochs"] + settings["refresh_target_every"]
+    assert (len(unlearned.epochs) == passes) is ends
+    assert len(unlearned.epochs) >= passes
+
+
 def test_a_single_row_does_not_roll_past_its_target(memorised, monkeypatch):
     one = {**SETS, "forget": tuple(column[:1] for column in TRAIN), "retain": tuple(column[1:] for column in TRAIN)}
 

@@ -137,8 +137,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     The objective of the paper under one rule. With ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
 
-        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e
-        E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set
+        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e < E, then α₀/4
+        E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L̄_r > L_r⁰ + m/50
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
         c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
@@ -161,7 +161,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     an order of its own: the forget set, if that costs more), the less it may weigh, and nothing once the retain set,
     too, has lost what was memorised of the forget set.
 
-    α falls late: what is pushed only at the start comes back while the retain set is repaired.
+    α falls late: what is pushed only at the start comes back while the retain set is repaired. Where that is not back
+    after E passes, the run goes on, as long as passes bring it nearer and for as many again at most; a quarter of α₀
+    stays meanwhile, which pushes where the forget set comes back too.
 
     Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
     rate that falls linearly to a tenth; retain batches follow one another, pass after pass; τ is measured before every
