@@ -54,11 +54,13 @@ def descend_in_units_of_the_loss(*arguments: Any, unit: float, **named: Any) -> 
     return descend(*arguments, **named)
 
 
-def descend_with_linear_alpha(problem: Problem, *arguments: Any, alpha: float, **named: Any) -> Step:
-    first = problem.settings["first_alpha"]
-    linear = first * (1 - math.sqrt(1 - alpha / first))  # of α₀ (1 − (e/E)²)
-    named["largest_weight"] *= (1 - linear) / (1 - alpha)
-    return descend(problem, *arguments, alpha=linear, **named)
+class LinearlyFalling(DEFAULT.Settings):  # type: ignore[name-defined,misc]
+    """α₀ (1 − e/E), as published."""
+
+    def alpha(self, epoch: int) -> float:
+        """α of a pass; after the planned ones as in the default."""
+        share = 1 - epoch / self.epochs if epoch < self.epochs else DEFAULT.REPAIR_ALPHA
+        return float(self.first_alpha * share)
 
 
 def descend_without_yielding(*arguments: Any, alpha: float, largest_weight: float, **named: Any) -> Step:
@@ -68,7 +70,7 @@ def descend_without_yielding(*arguments: Any, alpha: float, largest_weight: floa
 VARIANTS = {
     "default": without(),
     "weights not shrunk": without(SHRINKING=1.0),
-    "α falls linearly": without(descend=descend_with_linear_alpha),
+    "α falls linearly": without(Settings=LinearlyFalling),
     "rates from 1e-3 down": without(LEARNING_RATES=DEFAULT.LEARNING_RATES[1:]),
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
     "w not bounded": without(descend=descend_unbounded),
@@ -80,6 +82,8 @@ VARIANTS = {
     "α₀ = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),
     "80 steps at least": without(LEAST_STEPS=80),
     "320 steps at least": without(LEAST_STEPS=320),
+    "ends after E passes": without(REPAIRED=math.inf),
+    "no push after E passes": without(REPAIR_ALPHA=0.0),
     "no ascent": without(ALPHA_PER_FORGET_FRACTION=0.0),
 }
 OF_LABELS = {"no price of removed labels": without(replace(FACTS, prices=False))}

@@ -103,6 +103,20 @@ def test_every_method_to_the_same_bits(name, tmp_path, monkeypatch):
     assert_same(continued(make, tmp_path, [first // 2, first + 2, middle, middle + 1, last - 1]), expected)
 
 
+def test_the_default_while_it_waits_for_the_retain_set(tmp_path, monkeypatch):
+    """Cut off in, before and after the passes that it adds to the planned ones."""
+    monkeypatch.setattr(sys.modules["nabla_tau.methods.nabla_tau"], "LEAST_STEPS", 40)
+    found = case("cnn")
+
+    def make():
+        return {"model": found.model, **found.sets(), "batch_size": 32}
+
+    expected, first, last = uninterrupted(make)
+    planned = first + expected.settings["steps"]
+    assert planned + 2 < last
+    assert_same(continued(make, tmp_path, [planned - 1, planned, planned + 1, last - 1]), expected)
+
+
 def test_frozen_weights_are_not_kept(task, tmp_path):
     model, forget, retain, validation = task
     model = copy.deepcopy(model)

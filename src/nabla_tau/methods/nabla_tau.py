@@ -170,8 +170,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     fifth epoch, at most 16 times; eval mode, dropout off. The first pass with nothing left to push takes AdamW's
     momentum, so that the ascent does not roll on.
 
-    The running statistics of batch norm become means over the retain batches (`batch_norm.followed`). Those of the
-    original describe a model that is no longer there: it comes back from less, and is harmed by more.
+    The running statistics of batch norm become means over the retain batches of those E passes (`batch_norm.followed`).
+    Those of the original describe a model that is no longer there: it comes back from less, and is harmed by more. In
+    the passes after them they stand still: what follows takes back the shift that the descent has just made.
 
     It stops early once no step between two measurements of τ had anything to push and the retain loss is back.
 
@@ -276,7 +277,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                 largest_weight=(1 - alpha) * max(1 - harm.lost, 0.0),
                 unit=unit,
                 running=forget_mean,
-                around_retain=partial(followed, problem, norms),
+                around_retain=partial(followed, problem, norms if epoch < settings.epochs else []),
             )
             means.add(step)
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
