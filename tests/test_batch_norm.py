@@ -1,6 +1,7 @@
 """Running statistics that follow: what they are means of, in what they share, and where they stay."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from nabla_tau import unlearn
 from nabla_tau.batch_norm import ORIGINAL_BATCHES, changing_batch_norms, followed
-from nabla_tau.methods.nabla_tau import settle
+from nabla_tau.methods.nabla_tau import nabla_tau, settle
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters
 
@@ -98,6 +99,18 @@ def test_the_default_moves_them_on_the_retain_set_and_the_original_keeps_its_own
         inputs = result.model[0](SETS["retain"][0])
     distances = [(inputs.mean(0) - norm.running_mean).abs().mean() for norm in (result.model[1], model[1])]
     assert distances[0] < distances[1]  # they describe the model that is there now
+
+
+def test_they_stand_still_while_the_run_waits_for_the_retain_set(monkeypatch):
+    monkeypatch.setattr(sys.modules["nabla_tau.methods.nabla_tau"], "REPAIRED", -1.0)  # never back
+    monkeypatch.setattr(sys.modules["nabla_tau.methods.nabla_tau"], "LEAST_STEPS", 12)
+    with Request(network(), **SETS, device="cpu", batch_size=16).prepared() as problem:
+        passes = [[value.clone() for value in statistics(problem.model)] for _ in nabla_tau(problem)]
+    planned = problem.settings["epochs"]
+    assert len(passes) > planned
+    before, last, after = passes[planned - 2], passes[planned - 1], passes[-1]
+    assert not any(torch.equal(one, other) for one, other in zip(before, last, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(last, after, strict=True))
 
 
 def test_layers_whose_weights_are_frozen_keep_theirs():
