@@ -27,10 +27,10 @@ PASSES = 3
 MOST_EPOCHS = 80
 LEAST_STEPS = 160
 
-# After them the run goes on while the retain set is not back: while its batches cost more than they did, by a fiftieth
-# of what was memorised. A part of the push stays, or the forget set would come back too. Passes that bring nothing back
-# end it, and so do as many as there were before.
-REPAIRED = 1 / 50
+# After them the run goes on while the retain set is not back: while the batches that judge a trial cost more than they
+# did, by a hundredth of what was memorised. They are looked at after as many steps as a trial has. A part of the push
+# stays, or the forget set would come back too. Steps that bring nothing back end it, and so do as many as were planned.
+REPAIRED = 1 / 100
 REPAIR_ALPHA = 1 / 4  # of α₀
 
 # The target is measured every fifth epoch as published, but no more often than over 80 epochs.
@@ -75,11 +75,16 @@ class Settings:
     most_steps: int
     refresh_target_every: int
     target_refreshes: int
+    look_every: int
 
     def alpha(self, epoch: int) -> float:
         """α falls late to 0 over E epochs; where the run goes on after them, a quarter of α₀ stays."""
         falling = 1 - (epoch / self.epochs) ** 2
         return self.first_alpha * (falling if epoch < self.epochs else REPAIR_ALPHA)
+
+    def is_look(self, epoch: int) -> bool:
+        """Whether it is looked at before this pass, one after the planned ones, if the retain set is back."""
+        return epoch >= self.epochs and (epoch - self.epochs) % self.look_every == 0
 
 
 def derive(problem: Problem) -> Settings:
@@ -117,6 +122,7 @@ def derive(problem: Problem) -> Settings:
         most_steps=2 * epochs * forget.batches,
         refresh_target_every=every,
         target_refreshes=math.ceil(epochs / every),
+        look_every=math.ceil(TRIAL_STEPS / forget.batches),
     )
 
 
@@ -138,7 +144,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     The objective of the paper under one rule. With ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e < E, then α₀/4
-        E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L̄_r > L_r⁰ + m/50
+        E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L̄_r > L_r⁰ + m/100
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
         c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
@@ -241,7 +247,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         usual = max(usual, forget_mean.value)
     norms = changing_batch_norms(problem.model)
     problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(norms))
-    harm = Harm(usual, memory, RunningMean(usual, share=LAST_BATCH))
+    retain_mean = RunningMean(usual, share=LAST_BATCH)
+    repair = Repair(usual + REPAIRED * memory)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
@@ -252,7 +259,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     forget_loss, pushed = -math.inf, False  # of the last pass
     for epoch in range(2 * settings.epochs):
         started = time.perf_counter()
-        if epoch >= settings.epochs and not harm.is_falling(every=settings.refresh_target_every):
+        if settings.is_look(epoch) and not repair.goes_on(_retain_loss(problem, retain_mean)):
             break
         problem.announce(settings.steps if epoch < settings.epochs else settings.most_steps)
         if epoch and epoch % settings.refresh_target_every == 0:
@@ -266,7 +273,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         for forget_batch in problem.one_pass(problem.forget, forget_order):
             retain_batch = next(retain)
             if step is not None:  # read only now, so that a GPU computes while batches are loaded
-                harm.retain_mean.add(float(step.retain_loss))
+                retain_mean.add(float(step.retain_loss))
+            lost = max(retain_mean.value - usual, 0.0) / memory
             step = descend(
                 problem,
                 optimizer,
@@ -274,7 +282,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                 retain_batch,
                 alpha=alpha,
                 target_loss=target_loss,
-                largest_weight=(1 - alpha) * max(1 - harm.lost, 0.0),
+                largest_weight=(1 - alpha) * max(1 - lost, 0.0),
                 unit=unit,
                 running=forget_mean,
                 around_retain=partial(followed, problem, norms if epoch < settings.epochs else []),
@@ -291,46 +299,26 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
 
 @dataclass
-class Harm:
-    """What the retain set has lost, in parts of what was memorised of the forget set.
+class Repair:
+    """Whether the run goes on after the planned passes.
 
     Attributes:
-        usual: L_r⁰, what its batches cost the original.
-        memory: m.
-        retain_mean: L̄_r.
+        allowed: what the retain set may cost, L_r⁰ + m/100.
+        found: what it cost when it was looked at last.
 
     Example:
-        >>> harm = Harm(usual=0.1, memory=2.0, retain_mean=RunningMean(0.6, share=1.0))
-        >>> harm.lost
-        0.25
+        >>> repair = Repair(allowed=0.1)
+        >>> [repair.goes_on(retain_loss) for retain_loss in (0.9, 0.4, 0.4)], Repair(allowed=0.1).goes_on(0.1)
+        ([True, True, False], False)
     """
 
-    usual: float
-    memory: float
-    retain_mean: RunningMean
-    asked: int = 0
-    lost_before: float = math.inf
+    allowed: float
+    found: float = math.inf
 
-    @property
-    def lost(self) -> float:
-        """ReLU(L̄_r − L_r⁰) / m."""
-        return max(self.retain_mean.value - self.usual, 0.0) / self.memory
-
-    def is_falling(self, every: int) -> bool:
-        """Whether a fiftieth or more is lost, and less than `every` calls ago; that is looked at every so many calls.
-
-        Example:
-            >>> harm = Harm(usual=0.1, memory=2.0, retain_mean=RunningMean(0.6, share=1.0))
-            >>> [harm.is_falling(every=2) for _ in range(3)]
-            [True, True, False]
-            >>> Harm(usual=0.1, memory=2.0, retain_mean=RunningMean(0.13, share=1.0)).is_falling(every=2)
-            False
-        """
-        due, before = self.asked % every == 0, self.lost_before
-        self.asked += 1
-        if due:
-            self.lost_before = self.lost
-        return self.lost > REPAIRED and not (due and self.lost >= before)
+    def goes_on(self, retain_loss: float) -> bool:
+        """Whether the retain set costs more than it may, and less than when this was asked last."""
+        before, self.found = self.found, retain_loss
+        return self.allowed < retain_loss < before
 
 
 def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
@@ -449,6 +437,11 @@ def _judged_loss(problem: Problem) -> float:
     with torch.no_grad():
         losses = [problem.batch_loss(batch) for batch in islice(retain_batches(problem), JUDGED_BATCHES)]
     return sum(float(loss.value) * loss.size for loss in losses) / sum(loss.size for loss in losses)
+
+
+def _retain_loss(problem: Problem, retain_mean: RunningMean) -> float:
+    """That of the judging batches; where a loader has an order of its own, of the last ones, which are read anyway."""
+    return retain_mean.value if problem.retain.fetch is None else _judged_loss(problem)
 
 
 def retain_batches(problem: Problem) -> Iterator[Batch | None]:
