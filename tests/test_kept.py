@@ -66,7 +66,7 @@ def test_a_run_that_was_cut_off(folder):
     found = looked(folder)
     steps = unlearn(**make(None)).settings["steps"]
     assert (found.state, found.step, found.steps) == ("run", 8, steps)
-    assert f"a run of this request at step 8 of at most {steps} in {folder}: the same call continues it" in str(found)
+    assert f"a run of this request at step 8 of {steps} planned in {folder}: the same call continues it" in str(found)
 
 
 def test_a_finished_one(folder):

@@ -81,7 +81,7 @@ def test_a_plan_counts_what_unlearning_then_does_and_changes_nothing(task):
     assert planned.trial_seconds == pytest.approx(planned.seconds_per_step * planned.steps * tried / stepped)
     assert planned.repair_seconds == pytest.approx(planned.seconds, rel=0.5)  # fewer measurements
     assert planned.most_device_hours == pytest.approx(planned.device_hours + planned.repair_seconds / 3600)
-    assert f"; up to {planned.most_steps:,} while the retain set is not back" in str(planned)
+    assert f", up to {planned.most_steps:,} while the retain set is not back" in str(planned)
     assert "(measured on 2 steps), after trials of at most " in str(planned)
     assert 0 < planned.seconds_per_step < planned.seconds
     assert "x one training pass" in str(planned)

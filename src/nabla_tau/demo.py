@@ -77,7 +77,7 @@ def run_demo(
     Args:
         seed: of the rows, the noise, the training and the unlearning.
         on_stage: called with a few words before each stage.
-        on_step: called with (steps done, steps in all) while unlearning.
+        on_step: called with (steps done, steps planned) while unlearning.
 
     Returns:
         The three models measured, the run, and its audit.

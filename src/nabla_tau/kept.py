@@ -20,13 +20,13 @@ class Kept:
         folder: its name.
         state: "nothing", "run" (cut off, of this request), "finished" (its result), "another request" or "damaged".
         step: after which step the run was saved.
-        steps: how many steps it has at most.
+        steps: how many were planned then; more are where it had gone on after them.
         remarks: what differs from the request, or is damaged, a sentence each.
         held_by: the process that works in it now, if any does.
 
     Example:
         >>> print(Kept("runs/17.state", RUN, step=1200, steps=3200))
-        a run of this request at step 1,200 of at most 3,200 in runs/17.state: the same call continues it
+        a run of this request at step 1,200 of 3,200 planned in runs/17.state: the same call continues it
     """
 
     folder: str
@@ -41,7 +41,7 @@ class Kept:
         held, then = {
             NOTHING: ("nothing", "a run would begin anew"),
             RUN: (
-                f"a run of this request at step {self.step:,} of at most {self.steps:,}",
+                f"a run of this request at step {self.step:,} of {self.steps:,} planned",
                 "the same call continues it",
             ),
             FINISHED: ("the finished result of this request", "the same call gives it back, without the work"),

@@ -76,15 +76,17 @@ class Plan:
         parts = f" in micro-batches of {self.micro_batch_size}" if self.micro_batch_size else ""
         rows = ", ".join(f"{name} {count:,}" for name, count in self.samples.items())
         trials = f", after trials of at most {self.trial_seconds:,.0f} s" if self.trial_seconds else ""
-        more, most_hours = "", ""
+        steps, more_time, most_hours = f"at most {self.steps:,}, in {self.epochs} passes over the forget set", "", ""
         if self.repair_seconds:
-            more = f"; up to {self.most_steps:,} while the retain set is not back"
-            most_hours = f", {self.most_device_hours:.3g} at most if it is not back by then"
+            steps = f"{self.steps:,} in {self.epochs} passes over the forget set, up to {self.most_steps:,} while the "
+            steps += "retain set is not back"
+            more_time = f", and {self.repair_seconds:,.0f} s more at most while the retain set is not back"
+            most_hours = f", then {self.most_device_hours:.3g}"
         lines = [
             f"rows       {rows}",
-            f"steps      at most {self.steps:,}, in {self.epochs} passes over the forget set{more}",
+            f"steps      {steps}",
             f"time       about {self.seconds:,.0f} s, {self.seconds_per_step:.3g} s a step "
-            f"(measured on {TIMED_STEPS} steps){trials}; {self.device_hours:.3g} device-hours with "
+            f"(measured on {TIMED_STEPS} steps){trials}{more_time}; {self.device_hours:.3g} device-hours with "
             + ("trials and checks" if trials else "the checks")
             + most_hours,
             f"checks     took {self.check_seconds:.1f} s: every row read, and copies of forget rows looked for in the "

@@ -106,7 +106,7 @@ class Problem:
         engine: device and processes.
         seed: of the order of both sets.
         settings: every value that was derived.
-        on_step: called with (steps done, steps in all) after each.
+        on_step: called with (steps done, steps planned) after each; a method that goes on after these plans more.
         around_loss: entered around every forward and backward pass; by default it switches functional dropout off.
         warnings: what the reader of the result must know.
         sets: the sets as they were passed in, by name.

@@ -166,7 +166,7 @@ def unlearn(
 
 @dataclass
 class Request:
-    """The arguments of `unlearn`, and the steps it is made of. `on_step` is called with (done, total).
+    """The arguments of `unlearn`, and the steps it is made of. `on_step` is called with (done, planned).
 
     Example:
         >>> x, y = torch.eye(6), torch.arange(6) % 2

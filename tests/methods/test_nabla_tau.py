@@ -228,20 +228,39 @@ def test_the_forget_set_does_not_come_back_with_the_retain_set(memorised, monkey
     assert forget_loss() < pushed / 2
 
 
-@pytest.mark.parametrize(("change", "ends"), [(0.0, True), (1e-3, True), (-1e-3, False)])
-def test_passes_that_bring_nothing_back_end_the_run(memorised, monkeypatch, change, ends):
-    """Five passes after the planned ones, and on if less is lost then."""
-    retain_loss = iter(1 + change * step for step in range(100_000))
-
-    def told_otherwise(*arguments, **named):
-        return replace(descend(*arguments, **named), retain_loss=torch.tensor(next(retain_loss)))
-
-    monkeypatch.setattr(DEFAULT, "descend", told_otherwise)
+@pytest.mark.parametrize(
+    ("found", "looks"),
+    [([9.0, 9.0], 2), ([9.0, 8.0, 8.5], 3), ([9.0, 8.0, 7.0, 0.0], 4), ([0.0], 1)],
+)
+def test_passes_that_bring_nothing_back_end_the_run(memorised, monkeypatch, found, looks):
+    """It is looked at after the planned passes, and then after every so many; enough and no gain both end it."""
+    left = iter(found)
+    monkeypatch.setattr(DEFAULT, "_retain_loss", lambda problem, retain_mean: next(left))
     unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
     settings = unlearned.settings
-    passes = settings["epochs"] + settings["refresh_target_every"]
-    assert (len(unlearned.epochs) == passes) is ends
-    assert len(unlearned.epochs) >= passes
+    assert settings["look_every"] == math.ceil(20 / 3)  # three batches a pass
+    assert len(unlearned.epochs) == settings["epochs"] + (looks - 1) * settings["look_every"]
+
+
+def test_a_loader_with_an_order_of_its_own_is_judged_by_the_batches_it_gives(memorised, monkeypatch):
+    monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 60)
+    opened = []
+
+    class Counted(DataLoader):
+        def __iter__(self):
+            opened.append(self)
+            return super().__iter__()
+
+    loader = Counted(TensorDataset(*SETS["retain"]), batch_size=64)
+    unlearned = unlearn(memorised, **{**SETS, "retain": loader}, device="cpu", batch_size=64)
+    settings = unlearned.settings
+    assert len(unlearned.epochs) > settings["epochs"]  # it went on
+    passes = math.ceil(settings["steps_done"] / 2)  # two batches a pass
+    before = len(opened) - passes
+    monkeypatch.setattr(DEFAULT, "REPAIRED", math.inf)
+    opened.clear()
+    ended = unlearn(memorised, **{**SETS, "retain": loader}, device="cpu", batch_size=64)
+    assert len(opened) - math.ceil(ended.settings["steps_done"] / 2) == before  # none was opened to look
 
 
 def test_a_single_row_does_not_roll_past_its_target(memorised, monkeypatch):

@@ -66,7 +66,10 @@ LARGEST_HARM = 1 / 3  # of what was memorised
 
 @dataclass(frozen=True)
 class Settings:
-    """What follows from the sizes of the sets: ρ, α₀, E, E · n_f, twice that at most, and how often τ is measured."""
+    """What follows from the sizes of the sets: ρ, α₀, E, E · n_f, at most twice that, and when is measured what.
+
+    Of `target_refreshes` there are as many again where the run goes on.
+    """
 
     forget_fraction: float
     first_alpha: float
@@ -144,7 +147,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     The objective of the paper under one rule. With ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e < E, then α₀/4
-        E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L̄_r > L_r⁰ + m/100
+        E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L_r > L_r⁰ + m/100
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
         c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
@@ -168,12 +171,13 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     too, has lost what was memorised of the forget set.
 
     α falls late: what is pushed only at the start comes back while the retain set is repaired. Where that is not back
-    after E passes, the run goes on, as long as passes bring it nearer and for as many again at most; a quarter of α₀
-    stays meanwhile, which pushes where the forget set comes back too.
+    after E passes, the run goes on, as long as that brings it nearer and for as many again at most; a quarter of α₀
+    stays meanwhile, which pushes where the forget set comes back too. L_r is then what the five batches cost that L_r⁰
+    was measured on, looked at after every 20 steps (where a loader has an order of its own: L̄_r).
 
     Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
     rate that falls linearly to a tenth; retain batches follow one another, pass after pass; τ is measured before every
-    fifth epoch, at most 16 times; eval mode, dropout off. The first pass with nothing left to push takes AdamW's
+    fifth epoch, at most 16 times in E; eval mode, dropout off. The first pass with nothing left to push takes AdamW's
     momentum, so that the ascent does not roll on.
 
     The running statistics of batch norm become means over the retain batches of those E passes (`batch_norm.followed`).
