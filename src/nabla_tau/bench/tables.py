@@ -37,7 +37,7 @@ def tables(groups: Sequence[Group]) -> str:
     parts = []
     for (scale, code), some in groupby(groups, key=lambda group: (group.scale, group.code)):
         of_code = list(some)
-        parts += [f"# Scale {scale}, code {code}", "", _provenance(of_code), ""]
+        parts += [f"# Scale {scale}, code {code}", "", _provenance(of_code), "", *version_note(of_code)]
         parts += glance_table(of_code)
         parts += [line for group in of_code for line in group_table(group)]
         parts += [*comparison_table(of_code), *advantage_table(of_code), *promise_table(of_code, OURS)]
@@ -67,6 +67,32 @@ def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 
         rows.append(_row([group.task, group.forget, str(len(group.gaps(ours))), *cells]))
     heads = ["task", "forget set", "seeds", "doing nothing", "best baseline", PUBLISHED, ours, "retrained"]
     return ["## Gap to retrained", "", _row(heads), _row(["---"] * len(heads)), *rows, ""] if rows else []
+
+
+def version_note(groups: Sequence[Group], ours: str = OURS) -> list[str]:
+    """Which code of a method stands on which task, where it is not one on all; a task is in one version.
+
+    Args:
+        groups: of one scale and one version of the code.
+        ours: the method.
+
+    Example:
+        >>> cell = {"status": "done", "method_code": "0a", "commit": "0a" * 6, "dirty": False}
+        >>> cells = {"cifar10": cell, "diabetes": {**cell, "method_code": "1b", "commit": "1b" * 6}}
+        >>> groups = [Group("quick", "0a", task, "class", {"nabla_tau": {0: cells[task]}}) for task in cells]
+        >>> version_note(groups)[0]
+        'nabla_tau in 2 versions: 0a on cifar10 (commit 0a0a0a0a0a); 1b on diabetes (commit 1b1b1b1b1b).'
+        >>> version_note(groups[:1])
+        []
+    """
+    tasks, commits = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+    for group in groups:
+        for record in (one for some in group.done(ours).values() for one in some):
+            code = record.get("method_code") or "no digest"
+            tasks[code].add(group.task)
+            commits[code].add(_commit(record))
+    each = [f"{code} on {', '.join(sorted(tasks[code]))} (commit {', '.join(sorted(commits[code]))})" for code in tasks]
+    return [f"{ours} in {len(each)} versions: {'; '.join(each)}.", ""] if len(each) > 1 else []
 
 
 def group_table(group: Group) -> list[str]:
@@ -221,12 +247,16 @@ def _outcomes(found: Sequence[Comparison | None]) -> list[str]:
 
 def _provenance(groups: Sequence[Group]) -> str:
     records = [record for group in groups for by_seed in group.cells.values() for record in by_seed.values()]
-    commits = sorted({f"{(one['commit'] or 'no commit')[:10]}{' (dirty)' if one['dirty'] else ''}" for one in records})
+    commits = sorted({_commit(one) for one in records})
     devices = sorted({one["device"] for one in records})
     where = (
         f"commit {', '.join(commits)}; {', '.join(devices)}; {_hours(records)} hours of training, unlearning and audit"
     )
     return f"{len(records)} cells; {where}. Means over seeds with 95 % intervals, in points or as headed."
+
+
+def _commit(record: Json) -> str:
+    return f"{(record['commit'] or 'no commit')[:10]}{' (dirty)' if record['dirty'] else ''}"
 
 
 def _hours(records: Sequence[Json]) -> str:
