@@ -59,8 +59,15 @@ class LinearlyFalling(DEFAULT.Settings):  # type: ignore[name-defined,misc]
 
     def alpha(self, epoch: int) -> float:
         """α of a pass; after the planned ones as in the default."""
-        share = 1 - epoch / self.epochs if epoch < self.epochs else DEFAULT.REPAIR_ALPHA
-        return float(self.first_alpha * share)
+        return float(self.first_alpha * (1 - epoch / self.epochs if epoch < self.epochs else 1.0))
+
+
+class Unpushed(DEFAULT.Settings):  # type: ignore[name-defined,misc]
+    """No push after the planned passes."""
+
+    def alpha(self, epoch: int) -> float:
+        """α of a pass."""
+        return float(super().alpha(epoch)) if epoch < self.epochs else 0.0
 
 
 def descend_without_yielding(*arguments: Any, alpha: float, largest_weight: float, **named: Any) -> Step:
@@ -83,7 +90,7 @@ VARIANTS = {
     "80 steps at least": without(LEAST_STEPS=80),
     "320 steps at least": without(LEAST_STEPS=320),
     "ends after E passes": without(REPAIRED=math.inf),
-    "no push after E passes": without(REPAIR_ALPHA=0.0),
+    "no push after E passes": without(Settings=Unpushed),
     "no ascent": without(ALPHA_PER_FORGET_FRACTION=0.0),
 }
 OF_LABELS = {"no price of removed labels": without(replace(FACTS, prices=False))}

@@ -206,7 +206,7 @@ def test_the_run_goes_on_while_the_retain_set_is_not_back(memorised, monkeypatch
     settings = longer.settings
     planned, more = longer.epochs[: settings["epochs"]], longer.epochs[settings["epochs"] :]
     assert more
-    assert {epoch.alpha for epoch in more} == {settings["first_alpha"] / 4}
+    assert {epoch.alpha for epoch in more} == {settings["first_alpha"]}
     assert settings["steps"] < settings["steps_done"] <= settings["most_steps"] == 2 * settings["steps"]
     assert sorted(set(totals)) == [settings["steps"], settings["most_steps"]]
     monkeypatch.setattr(DEFAULT, "REPAIRED", math.inf)
@@ -224,7 +224,10 @@ def test_the_forget_set_does_not_come_back_with_the_retain_set(memorised, monkey
         return unlearned.settings["counted_forget_loss_after"]
 
     pushed = forget_loss()
-    monkeypatch.setattr(DEFAULT, "REPAIR_ALPHA", 0.0)
+    alpha = DEFAULT.Settings.alpha
+    monkeypatch.setattr(
+        DEFAULT.Settings, "alpha", lambda self, epoch: alpha(self, epoch) if epoch < self.epochs else 0.0
+    )
     assert forget_loss() < pushed / 2
 
 

@@ -28,10 +28,9 @@ MOST_EPOCHS = 80
 LEAST_STEPS = 160
 
 # After them the run goes on while the retain set is not back: while the batches that judge a trial cost more than they
-# did, by a hundredth of what was memorised. They are looked at after as many steps as a trial has. A part of the push
-# stays, or the forget set would come back too. Steps that bring nothing back end it, and so do as many as were planned.
+# did, by a hundredth of what was memorised. They are looked at after as many steps as a trial has. The push is there
+# again, or the forget set would come back too. Steps that bring nothing back end it, and so do as many as were planned.
 REPAIRED = 1 / 100
-REPAIR_ALPHA = 1 / 4  # of α₀
 
 # The target is measured every fifth epoch as published, but no more often than over 80 epochs.
 REFRESH_EVERY = 5
@@ -81,9 +80,8 @@ class Settings:
     look_every: int
 
     def alpha(self, epoch: int) -> float:
-        """α falls late to 0 over E epochs; where the run goes on after them, a quarter of α₀ stays."""
-        falling = 1 - (epoch / self.epochs) ** 2
-        return self.first_alpha * (falling if epoch < self.epochs else REPAIR_ALPHA)
+        """α falls late to 0 over E epochs; where the run goes on after them, it is α₀ again."""
+        return self.first_alpha * (1 - (epoch / self.epochs) ** 2 if epoch < self.epochs else 1.0)
 
     def is_look(self, epoch: int) -> bool:
         """Whether it is looked at before this pass, one after the planned ones, if the retain set is back."""
@@ -146,7 +144,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     The objective of the paper under one rule. With ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
 
-        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e < E, then α₀/4
+        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e < E, then α₀
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L_r > L_r⁰ + m/100
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
@@ -171,8 +169,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     too, has lost what was memorised of the forget set.
 
     α falls late: what is pushed only at the start comes back while the retain set is repaired. Where that is not back
-    after E passes, the run goes on, as long as that brings it nearer and for as many again at most; a quarter of α₀
-    stays meanwhile, which pushes where the forget set comes back too. L_r is then what the five batches cost that L_r⁰
+    after E passes, the run goes on, as long as that brings it nearer and for as many again at most, with α₀ again,
+    which pushes where the forget set comes back too. L_r is then what the five batches cost that L_r⁰
     was measured on, looked at after every 20 steps (where a loader has an order of its own: L̄_r).
 
     Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
