@@ -198,10 +198,18 @@ def test_the_trial_is_undone(memorised):
             assert torch.equal(parameter, original)
 
 
+FEWER = {  # of one batch
+    "forget": tuple(column[:45] for column in TRAIN),
+    "retain": tuple(column[45:] for column in TRAIN),
+    "validation": VALIDATION,
+}
+
+
 def test_the_run_goes_on_while_the_retain_set_is_not_back(memorised, monkeypatch):
-    monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 60)  # far from back
+    monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 20)  # far from back
     totals = []
-    request = Request(memorised, **SETS, device="cpu", batch_size=64, on_step=lambda done, total: totals.append(total))
+    request = Request(memorised, **FEWER, device="cpu", batch_size=64)
+    request.on_step = lambda done, total: totals.append(total)
     longer = request.run()
     settings = longer.settings
     planned, more = longer.epochs[: settings["epochs"]], longer.epochs[settings["epochs"] :]
@@ -210,33 +218,36 @@ def test_the_run_goes_on_while_the_retain_set_is_not_back(memorised, monkeypatch
     assert settings["steps"] < settings["steps_done"] <= settings["most_steps"] == 2 * settings["steps"]
     assert sorted(set(totals)) == [settings["steps"], settings["most_steps"]]
     monkeypatch.setattr(DEFAULT, "REPAIRED", math.inf)
-    ended = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+    ended = unlearn(memorised, **FEWER, device="cpu", batch_size=64)
     assert [epoch.alpha for epoch in ended.epochs] == [epoch.alpha for epoch in planned]
     assert settings["retain_loss_after"] < 0.9 * ended.settings["retain_loss_after"]
 
 
 def test_the_forget_set_does_not_come_back_with_the_retain_set(memorised, monkeypatch):
-    monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 60)  # far from back
+    monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 60)
+    alpha = DEFAULT.Settings.alpha
 
     def forget_loss():
-        unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+        unlearned = unlearn(memorised, **FEWER, device="cpu", batch_size=64)
         assert len(unlearned.epochs) == 2 * unlearned.settings["epochs"]
         return unlearned.settings["counted_forget_loss_after"]
 
     pushed = forget_loss()
-    alpha = DEFAULT.Settings.alpha
     monkeypatch.setattr(
         DEFAULT.Settings, "alpha", lambda self, epoch: alpha(self, epoch) if epoch < self.epochs else 0.0
     )
-    assert forget_loss() < pushed / 2
+    assert forget_loss() < 0.6 * pushed
 
 
 @pytest.mark.parametrize(
     ("found", "looks"),
-    [([9.0, 9.0], 2), ([9.0, 8.0, 8.5], 3), ([9.0, 8.0, 7.0, 0.0], 4), ([0.0], 1)],
+    [([9.0, 9.5, 9.5], 3), ([9.0, 9.5, 8.0, 8.5], 4), ([9.0, 9.5, 8.0, 0.0], 4), ([9.0, 0.0], 2), ([0.0], 1)],
 )
 def test_passes_that_bring_nothing_back_end_the_run(memorised, monkeypatch, found, looks):
-    """It is looked at after the planned passes, and then after every so many; enough and no gain both end it."""
+    """It is looked at after the planned passes, and then after every so many; enough and no gain both end it.
+
+    The first look is no measure of gain: the push is there again after it.
+    """
     left = iter(found)
     monkeypatch.setattr(DEFAULT, "_retain_loss", lambda problem, retain_mean: next(left))
     unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
@@ -306,21 +306,24 @@ class Repair:
 
     Attributes:
         allowed: what the retain set may cost, L_r⁰ + m/100.
-        found: what it cost when it was looked at last.
+        found: what it cost at each look.
 
     Example:
         >>> repair = Repair(allowed=0.1)
-        >>> [repair.goes_on(retain_loss) for retain_loss in (0.9, 0.4, 0.4)], Repair(allowed=0.1).goes_on(0.1)
-        ([True, True, False], False)
+        >>> [repair.goes_on(retain_loss) for retain_loss in (0.8, 0.9, 0.4, 0.4)], Repair(allowed=0.1).goes_on(0.1)
+        ([True, True, True, False], False)
     """
 
     allowed: float
-    found: float = math.inf
+    found: list[float] = field(default_factory=list)
 
     def goes_on(self, retain_loss: float) -> bool:
-        """Whether the retain set costs more than it may, and less than when this was asked last."""
-        before, self.found = self.found, retain_loss
-        return self.allowed < retain_loss < before
+        """Whether the retain set costs more than it may, and less than at the last look.
+
+        The first look is no measure: α was 0 then, and the push is there again after it.
+        """
+        self.found.append(retain_loss)
+        return retain_loss > self.allowed and (len(self.found) < 3 or retain_loss < self.found[-2])
 
 
 def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
