@@ -183,8 +183,7 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
     samples = forget_passes * forget.size + retain_passes * retain.size
     tried = settings.get("most_trial_steps", 0) / retain.batches * retain.size
     most_steps = settings.get("most_steps", settings["steps"])
-    more_passes = (most_steps - settings["steps"]) / max(forget.batches, 1)
-    repaired = more_passes * (forget.size + forget.batches / retain.batches * retain.size)
+    repaired = (most_steps - settings["steps"]) * (forget.size / forget.batches + retain.size / retain.batches)
     weights = bytes_held(problem.model.parameters())
     seconds, trial_seconds = samples * per_sample + measured_batches * per_batch, tried * per_sample
     targets = _target_passes(problem) * int(settings.get("target_refreshes", 0)) * problem.validation.batches
