@@ -116,6 +116,8 @@ def main() -> None:
     warnings.simplefilter("ignore", UnlearningWarning)
     bench = Bench(options.models, torch.device("cpu"), Path(os.environ["NABLA_TAU_DATA"]))
     variants = {**VARIANTS, **OF_LABELS} if options.forget in ("class", "subclass") else VARIANTS
+    if wrong := set(options.only or ()) - set(variants):
+        arguments.error(f"expected variants that apply to {options.forget}, got {', '.join(sorted(wrong))}")
     variants = {name: one for name, one in variants.items() if name in (options.only or variants)}
     rows: dict[str, list[tuple[dict[str, float], float]]] = {}
     for seed in options.seeds:
@@ -126,7 +128,7 @@ def main() -> None:
         records += [(name, measured(request, request.unlearn(one, None)[0], name)) for name, one in variants.items()]
         for name, record in records:
             rows.setdefault(name, []).append((values(record), gap(record, references)))
-    names = [component.name for component in COMPONENTS]
+    names = [component.name for component in COMPONENTS if component.name in rows[ORIGINAL][0][0]]
     print("| variant | " + " | ".join([*names, "gap"]) + " |\n" + "| --- " * (len(names) + 2) + "|")
     for variant, found in rows.items():
         cells = [f"{fmean(one[name] for one, _ in found):.1f}" for name in names]

@@ -10,7 +10,6 @@ adapter and without it; mean losses; and what the optimiser and the saved file t
 
 import argparse
 import copy
-import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -25,6 +24,7 @@ from nabla_tau import UnlearningWarning, unlearn
 from nabla_tau.adapters import is_adapted
 from nabla_tau.auditing.ranks import auc
 from nabla_tau.batches import Batch, cut
+from nabla_tau.bench.storing import write_json
 from nabla_tau.bench.tasks import TASKS, split_rows
 from nabla_tau.bench.training import trained
 from nabla_tau.losses import PerSampleLoss
@@ -130,8 +130,8 @@ def main() -> None:
     torch.set_num_threads(1)
     where = machine(torch.device("cpu"))
     found = [measure(seed) for seed in range(SEEDS)]
-    args.output.write_text(json.dumps({"benchmark": "adapters", "machine": where, "seeds": found}, indent=1) + "\n")
     print(table(found))
+    write_json(args.output, {"benchmark": "adapters", "machine": where, "seeds": found})
 
 
 if __name__ == "__main__":

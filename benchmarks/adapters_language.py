@@ -11,7 +11,6 @@ adapter on a model that was trained whole, and through the adapter that did the 
 
 import argparse
 import copy
-import json
 import os
 import time
 import warnings
@@ -24,6 +23,7 @@ import torch
 from torch import nn
 
 from adapters import RANKS, SHARE, measured, table, unlearned, with_adapter
+from nabla_tau.bench.storing import write_json
 from nabla_tau.losses import causal_language_model
 from small_language_model import Sentences, cut_model, read_sentences, rows_of, tokenized, trained
 from step_report import machine
@@ -102,8 +102,8 @@ def main() -> None:
         "seconds": round(time.perf_counter() - started),
         "seeds": found,
     }
-    args.output.write_text(json.dumps(record, indent=1) + "\n")
     print(table(found))
+    write_json(args.output, record)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nabla_tau import audit
+from nabla_tau.bench.storing import write_json
 from step_memory import Peak
 from step_report import load, machine
 
@@ -169,8 +170,7 @@ def main() -> None:
     found["machine"]["load_at_end"] = load()
     show(found)
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(args.output, found)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from pyarrow import parquet
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -30,6 +29,7 @@ from torch.nn import functional
 from nabla_tau import audit
 from nabla_tau.auditing.rates import exact_rate
 from nabla_tau.auditing.verdict import KINDS, LEVEL, decide
+from nabla_tau.bench.data import location30
 from step_report import load, machine
 
 SIZES = {"forget": 1000, "retain": 2510, "test": 1500}  # all 5,010 rows
@@ -37,15 +37,6 @@ EPOCHS, BATCH, RATE = 40, 128, 1e-3
 
 Rows = tuple[torch.Tensor, torch.Tensor]
 Json = dict[str, Any]
-
-
-def read_rows() -> Rows:
-    folder = os.environ.get("NABLA_TAU_DATA")
-    if folder is None:
-        raise SystemExit("Expected the folder with location30/data.parquet in the environment variable NABLA_TAU_DATA.")
-    found = parquet.read_table(Path(folder) / "location30" / "data.parquet")
-    features = np.array(found["features"].to_pylist(), dtype=np.float32)
-    return torch.tensor(features), torch.tensor(found["label"].to_pylist())
 
 
 def split(rows: Rows, seed: int) -> dict[str, Rows]:
@@ -187,7 +178,7 @@ def main() -> None:
         "settings": {"sizes": SIZES, "epochs": EPOCHS, "batch_size": BATCH, "learning_rate": RATE, "level": LEVEL},
     }
     runs = begun(args.output, found)
-    rows = read_rows()
+    rows = location30().rows
     missing = sorted(set(range(args.models)) - {run["seed"] for run in runs})
     for seed in missing[: args.at_most]:
         started = time.perf_counter()

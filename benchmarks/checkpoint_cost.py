@@ -7,7 +7,6 @@ machine does meets both sides alike; and what writing down each mean takes, over
 """
 
 import argparse
-import json
 import math
 import tempfile
 import timeit
@@ -19,18 +18,19 @@ import torch
 from torch import nn
 
 from nabla_tau import methods, unlearn
+from nabla_tau.bench.networks import resnet18
+from nabla_tau.bench.storing import write_json
 from nabla_tau.engine import start_engine
 from nabla_tau.journal import Journal
 from nabla_tau.storage import Unlearned
 from nabla_tau.timetable import Timetable
-from resnet18 import resnet18
 from step_report import load, machine
 
 TARGET = 0.03
 CASES: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
     "MLP, 10⁴ parameters": (nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10)), (64,), 64),
     "MLP, 10⁶ parameters": (nn.Sequential(nn.Linear(64, 12800), nn.ReLU(), nn.Linear(12800, 10)), (64,), 64),
-    "ResNet-18, 10⁷ parameters": (resnet18(), (3, 32, 32), 32),
+    "ResNet-18, 10⁷ parameters": (resnet18(64, 10)[1:], (3, 32, 32), 32),
 }
 """Name -> model, shape of a sample, samples per batch."""
 
@@ -114,7 +114,7 @@ def main() -> None:
         )
     found["machine"]["load_at_end"] = load()
     if options.output is not None:
-        options.output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(options.output, found)
 
 
 if __name__ == "__main__":

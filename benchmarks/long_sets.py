@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from nabla_tau import UnlearningWarning, methods
+from nabla_tau.bench.storing import write_json
 from nabla_tau.memory import describe
 from nabla_tau.unlearning import Request, measure
 from step_memory import resident
@@ -189,7 +190,7 @@ def main() -> None:
     }
     print(table(found))
     if args.output:
-        args.output.write_text(json.dumps({"benchmark": "long_sets", "machine": where, **found}, indent=1) + "\n")
+        write_json(args.output, {"benchmark": "long_sets", "machine": where, **found})
 
 
 if __name__ == "__main__":

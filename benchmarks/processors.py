@@ -21,6 +21,7 @@ import torch
 
 from nabla_tau.bench.cells import ORIGINAL, Bench, Cell
 from nabla_tau.bench.slices import Setting
+from nabla_tau.bench.storing import write_json
 from nabla_tau.bench.tasks import TASKS
 from nabla_tau.bench.training import trained
 from nabla_tau.digests import weights_digest
@@ -87,7 +88,7 @@ def main() -> None:
     about = machine(torch.device("cpu"))
     found[about["processor"]] = {"machine": about, "weights": {name: under(mode) for name, mode in MODES.items()}}
     if output is not None:
-        output.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(output, found)
     print(table(found))
 
 

@@ -34,6 +34,7 @@ from torch.nn import functional
 
 from nabla_tau import UnlearningWarning, methods
 from nabla_tau.bench.networks import resnet18
+from nabla_tau.bench.storing import write_json
 from nabla_tau.memory import describe
 from nabla_tau.objective import descend
 from nabla_tau.problem import Problem
@@ -258,7 +259,7 @@ def main() -> None:
     if args.picture:
         draw(found["share_of_time"], args.picture)
     if args.output:
-        args.output.write_text(json.dumps(found, indent=1) + "\n")
+        write_json(args.output, found)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from nabla_tau import methods, unlearn
 from nabla_tau.bench.peak import peak_memory
+from nabla_tau.bench.storing import write_json
 from nabla_tau.facts import facts_of
 from nabla_tau.planning import plan
 from nabla_tau.problem import Epoch, Problem
@@ -132,7 +133,7 @@ def main() -> None:
         print(f"{name}: {sizes}, {one['seconds']:.1f} s", flush=True)
     found["machine"]["load_at_end"] = load()
     if options.output is not None:
-        options.output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(options.output, found)
 
 
 if __name__ == "__main__":

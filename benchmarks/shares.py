@@ -9,7 +9,6 @@ accuracy on forget, retain and test set in percent, and the AUC of the loss, for
 
 import argparse
 import copy
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from audit_false_alarms import read_rows
 from nabla_tau import split, unlearn
 from nabla_tau.auditing.ranks import auc
+from nabla_tau.bench import data
+from nabla_tau.bench.storing import write_json
 from nabla_tau.demo import noisy_digits, train_network
 from nabla_tau.randomness import seeded
 from step_report import machine
@@ -49,7 +49,7 @@ def location30(seed: int) -> tuple[tuple[Rows, ...], Train]:
     def network() -> nn.Module:
         return nn.Sequential(nn.Linear(446, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 30))
 
-    features, labels = read_rows()
+    features, labels = data.location30().rows
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     cuts = [3006, 1002, 1002]
     parts = zip(torch.split(features[order], cuts), torch.split(labels[order], cuts), strict=True)
@@ -134,7 +134,7 @@ def main() -> None:
             print(f"| {100 * share:g} % | {name} | {' | '.join([*cells, *counts])} |")
     if options.output is not None:
         found = {"machine": machine(torch.device("cpu")), "runs": runs}
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(options.output, found)
 
 
 if __name__ == "__main__":

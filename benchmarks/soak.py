@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from killing import Run, killed, names, result_of
+from nabla_tau.bench.storing import write_json
 from nabla_tau.checkpoint import newest
 from step_report import machine
 
@@ -65,7 +66,7 @@ def main() -> None:
             found["runs"].append(one)
             print(json.dumps(one), flush=True)
     if options.output is not None:
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(options.output, found)
 
 
 if __name__ == "__main__":

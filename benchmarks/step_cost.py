@@ -166,7 +166,7 @@ def measure_time(args: argparse.Namespace) -> dict[str, Any]:
 
     epochs = int(6 * retain_batches / (2 * forget_batches))
     refreshes, run_steps = math.ceil(epochs / REFRESH_EVERY), epochs * forget_batches
-    readings = 2 * (FORGET + VALIDATION) / args.batch  # unlearn reads both mean losses before and after
+    readings = 2 * (FORGET + 2 * VALIDATION) / args.batch  # before and after: both, and as much to keep
     checked = checks(args, data)
     found: dict[str, Any] = {"steps": {}, "cycle": {}, "run": {}}
     for active in (True, False):

@@ -16,13 +16,13 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau import losses
+from nabla_tau.bench.networks import resnet18
 from nabla_tau.engine import start_engine
 from nabla_tau.modes import unlearning_modes
 from nabla_tau.objective import PassMeans, descend
 from nabla_tau.problem import Problem
 from nabla_tau.randomness import seeded
 from nabla_tau.sets import open_set
-from resnet18 import resnet18
 
 FORGET, RETAIN, VALIDATION = 7_500, 42_500, 5_000
 """Rows of 15 % of CIFAR-10, and of the published validation set."""
@@ -60,7 +60,7 @@ def random_data(device: torch.device, forget: int = FORGET, retain: int = RETAIN
 
 def new_model(width: int, device: torch.device) -> nn.Module:
     torch.manual_seed(0)
-    return resnet18(width=width).to(device)
+    return resnet18(width, 10)[1:].to(device)  # on floats, not on uint8 images
 
 
 class Loop:

@@ -109,7 +109,8 @@ def cycle_notes(found: dict[str, Any]) -> str:
         f"sets of {sizes['forget']:,} forget and {sizes['retain']:,} retain rows.",
         f"A run: the {sizes['epochs_in_a_run']} epochs and {sizes['refreshes_in_a_run']} refreshes of the published "
         "recipe, always composed; on our side with what unlearn() does",
-        f"besides: its checks of every row ({found['checks_seconds']:.1f} s), both losses before and after.",
+        f"besides: its checks of every row ({found['checks_seconds']:.1f} s), and the losses of forget and validation "
+        "set and of as many rows to keep, before and after.",
         "Seconds are published / ∇τ; all figures are medians over the turns, those of the parts each by itself.",
     ]
     if not found["cycles_measured_whole"]:

@@ -9,7 +9,6 @@ Images are noise: what they show costs nothing. Nothing here asserts a time.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from nabla_tau import losses
 from nabla_tau.bench.data import Pool, Rows
 from nabla_tau.bench.networks import resnet18
+from nabla_tau.bench.storing import write_json
 from nabla_tau.bench.tasks import Recipe, Task
 from nabla_tau.bench.training import PADDING, trained
 from nabla_tau.randomness import seeded
@@ -118,8 +118,7 @@ def main() -> None:
         console.print(f"{name:<18} {median(values):10,.0f} images/s")
     console.print(f"ratio {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} over {args.repeats} turns)")
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(args.output, found)
 
 
 if __name__ == "__main__":

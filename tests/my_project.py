@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from tests.conftest import clusters, fit
 
@@ -48,6 +49,17 @@ def with_users():
     given = with_train()
     given["validation"]["user_id"] = torch.arange(100)
     return given
+
+
+def with_a_loader():
+    given = with_train()
+    rows = [{"x": x, "labels": y} for x, y in zip(*VALIDATION, strict=True)]
+    return {**given, "validation": DataLoader(rows, batch_size=16)}
+
+
+def odd_names():
+    given = with_train()
+    return {"modle": given["model"], "train": {"x": TRAIN[0]}, "validation": given["validation"]}
 
 
 def broken():

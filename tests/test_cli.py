@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch
@@ -93,6 +95,11 @@ def test_validation_rows_of_a_forgotten_id_are_left_out_and_told_once(tmp_path):
     result = run("unlearn", "tests.my_project:with_users", *options, "--plan")
     assert "validation 98" in result.stdout
     assert (result.stdout + result.stderr).count("2 rows have an id that is to be forgotten") == 1
+    without = run("unlearn", "tests.my_project:with_train", *options, "--plan", "--json")
+    said = [text for text in json.loads(without.stdout)["warnings"] if "not looked for" in text]
+    assert [text.split(":")[0] for text in said] == ["validation"]
+    loader = run("unlearn", "tests.my_project:with_a_loader", *options, "--plan")
+    assert "validation: rows with an id that is to be forgotten were not looked for" in loader.stderr.replace("\n", " ")
 
 
 def test_plan_writes_nothing(tmp_path, monkeypatch):
@@ -151,6 +158,14 @@ def test_a_project_file_that_cannot_be_run(tmp_path, text, words):
     assert words in result.stderr
 
 
+@pytest.mark.parametrize("text", ["raise SystemExit", "import sys; sys.exit(0)", "def sets(): raise SystemExit(0)"])
+def test_a_script_that_ends_itself_is_no_success(tmp_path, text):
+    (tmp_path / "script.py").write_text(text)
+    result = run("unlearn", f"{tmp_path / 'script.py'}:sets", "--output", tmp_path / "r")
+    assert result.exit_code == REFUSED
+    assert "__main__" in result.stderr
+
+
 def test_the_traceback_is_there_where_asked(monkeypatch):
     monkeypatch.setenv("NABLA_TAU_TRACEBACK", "1")
     result = CliRunner().invoke(app, ["unlearn", f"{PROJECT}:broken", "--plan"])
@@ -176,6 +191,22 @@ def test_a_list_of_ids_that_cannot_be_read(tmp_path, content, words):
 def test_all_problems_of_a_dict_are_listed():
     result = run("unlearn", f"{PROJECT}:incomplete", "--plan")
     assert all(name in result.stderr for name in ("'forget'", "'retain'", "'validation'", "'forgotten'"))
+
+
+def test_problems_of_all_options_come_together(tmp_path):
+    (tmp_path / "taken").write_text("")
+    options = ("--output", tmp_path / "taken", "--method", "srub", "--forget", "nowhere.csv", "--id-column", "user_id")
+    result = run("unlearn", f"{PROJECT}:odd_names", *options, "--json")
+    said = json.loads(result.stdout)["error"]
+    assert [text.split(":")[0] for text in said] == ["--output", "--method", "target", "target", "--forget"]
+    assert "'modle'" in said[3]
+    (tmp_path / "ids.csv").write_text("user_id\n3\n")
+    options = ("--forget", tmp_path / "ids.csv", "--id-column", "user_id")
+    said = json.loads(run("unlearn", f"{PROJECT}:odd_names", *options, "--plan", "--json").stdout)["error"]
+    assert [text.split(":")[0] for text in said] == ["target", "target", "ids"]
+    tuned = run("tune", "srub", f"{PROJECT}:incomplete")
+    assert "METHOD: " in tuned.stderr
+    assert "'forgotten'" in tuned.stderr
 
 
 def test_usage(tmp_path):
@@ -257,7 +288,9 @@ def test_audit_writes_report_and_page_beside_the_run(tmp_path):
     fingerprints = [found["fingerprint"] for found in reported["sets"].values()]
     assert len(set(fingerprints)) == 4
     other = ("--output", tmp_path / "again", "--salt", salt)
-    salted = json.loads(run("audit", folder, target, *other, "--json").stdout)["sets"]
+    repeated = json.loads(run("audit", folder, target, *other, "--json").stdout)
+    assert repeated["command"].endswith(f"--output {tmp_path / 'again'} --salt {salt}")
+    salted = repeated["sets"]
     assert (tmp_path / "again" / "report.html").exists()
     assert [found["fingerprint"] for found in salted.values()] == fingerprints
     assert salt.stat().st_mode & 0o077 == 0
@@ -279,6 +312,15 @@ def test_a_salt_that_cannot_be_read_is_named(tmp_path, place, words):
     result = run("audit", tmp_path / "run", f"{PROJECT}:audited", "--salt", tmp_path / place)
     assert result.exit_code == REFUSED
     assert words in result.stderr
+
+
+def test_processes_that_make_a_salt_together_have_one(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(cli._new_secret, [tmp_path / "salt"] * 8)).count(True) == 1
+    (tmp_path / "late").touch()
+    timer = Timer(0.2, (tmp_path / "late").write_text, ["s" * 64])
+    timer.start()
+    assert cli._secret_in(tmp_path / "late") == "s" * 64
 
 
 def test_a_refused_audit_leaves_no_salt(tmp_path):

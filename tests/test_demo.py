@@ -3,13 +3,14 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from nabla_tau.cli import app
-from nabla_tau.demo import run_demo, verdict
+from nabla_tau.cli import REFUSED, app
+from nabla_tau.demo import Attack, run_demo, verdict
 from nabla_tau.terminal import demo_view
 
 
@@ -37,10 +38,21 @@ def test_what_is_printed_says_it(demo):
         assert re.search(rf"{row}.*\d+\.\d .*\[\d+, \d+\]", text)
     assert "deleted" not in text
     assert f"{demo.before.loss_attack.accuracy:.0%} of the time before" in " ".join(text.replace("│", " ").split())
-    assert verdict(demo).count(".") >= 1
 
 
-def test_json(monkeypatch, demo):
+@pytest.mark.parametrize(("low", "words"), [(0.52, "its interval overlaps that"), (0.6, "its interval is still apart")])
+def test_the_sentence_says_what_the_intervals_do(demo, low, words):
+    after = replace(demo.after, loss_attack=Attack(low + 0.05, low, low + 0.1, samples=180))
+    retrained = replace(demo.retrained, loss_attack=Attack(0.5, 0.45, 0.55, samples=180))
+    assert words in verdict(replace(demo, after=after, retrained=retrained))
+
+
+def test_json_and_the_picture(monkeypatch, tmp_path, demo):
     monkeypatch.setattr("nabla_tau.demo.run_demo", lambda *_: demo)
-    result = CliRunner().invoke(app, ["demo", "--json"])
+    picture, folder = tmp_path / "demo.svg", str(tmp_path / "demo")
+    result = CliRunner().invoke(app, ["demo", "--json", "--output", folder, "--svg", str(picture)])
+    assert picture.read_text().startswith("<svg")
+    nowhere = CliRunner().invoke(app, ["demo", "--output", folder, "--svg", str(tmp_path / "no" / "demo.svg")])
+    assert nowhere.exit_code == REFUSED
+    assert "--svg: expected" in nowhere.stderr
     assert [model["name"] for model in json.loads(result.stdout)["models"]] == ["before", "after", "retrained"]

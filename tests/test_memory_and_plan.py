@@ -1,6 +1,7 @@
 """The batch is the published one unless memory demands less; a plan says what would happen and changes nothing."""
 
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -106,12 +107,57 @@ def test_a_plan_counts_what_its_steps_read(task, monkeypatch):
     monkeypatch.setattr(Problem, "_read_part", counted)
     monkeypatch.setattr(planning.time, "perf_counter", lambda: clock[0])
     for method in (methods.nabla_tau, methods.nabla_tau_published, methods.finetune):
-        planned = plan(Request(model, forget, retain, validation, method, batch_size=16, device="cpu"))
+        request = Request(model, forget, retain, validation, method, batch_size=16, device="cpu")
+        planned = plan(request)
+        assert request == Request(model, forget, retain, validation, method, batch_size=16, device="cpu")
         samples = planned.training_passes * 200
         assert planned.seconds + planned.trial_seconds + planned.repair_seconds == pytest.approx(samples)
         assert planned.seconds_per_step == pytest.approx(planned.seconds / planned.steps)
         assert (planned.trial_seconds > 0) is (planned.repair_seconds > 0) is (method is methods.nabla_tau)
         assert planned.retraining_epoch_seconds == pytest.approx(170)
+
+
+@pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name != "retrain"])
+def test_a_plan_of_every_method_is_of_the_size_of_its_run(task, monkeypatch, name):
+    """Time goes by 1 for each sample of a step, whoever takes its gradients."""
+    model, forget, retain, validation = task
+    clock = [0.0]
+    done = Problem.step_done
+
+    def counted(self):
+        clock[0] += 16
+        done(self)
+
+    monkeypatch.setattr(Problem, "step_done", counted)
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: clock[0])
+    request = Request(model, forget, retain, validation, methods.METHODS[name], batch_size=16, device="cpu")
+    planned = plan(request)
+    clock[0] = 0.0
+    request.run()
+    assert planned.seconds <= 2 * clock[0] <= 8 * (planned.seconds + planned.repair_seconds + 16 * 120)
+    assert planned.retraining_epoch_seconds > 0
+
+
+def test_a_plan_without_steps_knows_no_time_of_retraining(task):
+    method = partial(methods.retrain, train=lambda rows, seed: task[0])
+    planned = plan(Request(*task, method, batch_size=16, device="cpu"))
+    assert planned.retraining_epoch_seconds is None
+    assert "\nretraining" not in str(planned)
+
+
+def test_a_plan_brings_batches_to_the_device(task, monkeypatch):
+    """A device is stood in for by double precision, which the rows do not have."""
+    model, *sets = task
+    place = Problem.place
+    monkeypatch.setattr(
+        Problem,
+        "place",
+        lambda self, batch: None if (found := place(self, batch)) is None else (found[0].double(), *found[1:]),
+    )
+    with Request(model, *sets, batch_size=16, device="cpu").prepared() as problem:
+        problem.model.double()
+        assert planning._seconds_per_batch(problem) > 0
 
 
 def test_of_checkpointed_blocks_one_is_kept():

@@ -44,8 +44,8 @@ class Findings:
         equal: two set names -> positions in the first and in the second of the rows whose content is in both.
         repeats: set name, but for the retain set -> positions of the rows whose content stands before them in the set.
         surveys: set name -> what its pass counted and met.
-        contents: set name -> sum of the SHA-256 of its rows modulo 2^256. A few rows could be guessed from it: that of
-            forget rows leaves the program under a salt only.
+        contents: set name -> sum of the SHA-256 of its rows modulo 2^256. Forget rows could be guessed from that of any
+            set that they are in or missing in: it leaves the program under a salt only.
         sequences: set name -> SHA-256 of its rows, inputs and targets, in their order. It never leaves the program.
     """
 

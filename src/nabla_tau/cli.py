@@ -1,5 +1,6 @@
 """The command line: demo, unlearn, audit, tune, env. torch is imported inside the commands, so that --help is quick."""
 
+import io
 import itertools
 import json
 import os
@@ -20,7 +21,7 @@ import typer
 from rich.console import Console
 
 from nabla_tau.bench.cli import app as bench
-from nabla_tau.errors import InvalidRequest, told
+from nabla_tau.errors import InvalidRequest, Problems, told
 
 if TYPE_CHECKING:
     from nabla_tau.auditing.report import Report
@@ -55,7 +56,7 @@ IdsOption = Annotated[
 ]
 ColumnOption = Annotated[str | None, typer.Option(help="Column of ids, in that file and in the training set.")]
 SkipOption = Annotated[
-    bool, typer.Option("--skip-unknown", help="Leave out ids that the training set does not hold, and say which.")
+    bool, typer.Option("--skip-unknown", help="Leave out ids that the training set does not hold, and say how many.")
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ... (default: Accelerate's choice).")]
 
@@ -98,9 +99,15 @@ def demo(
         from nabla_tau.demo import run_demo, verdict
         from nabla_tau.terminal import demo_view, progress_bar
 
+        if svg is not None and not svg.absolute().parent.is_dir():
+            raise InvalidRequest([f"--svg: expected a file in a folder that is there, got {svg}: make the folder."])
         with progress_bar(err) as (say, step):
             result = run_demo(seed, say, step)
         report = result.report.save(first_free(output)) / "report.html"
+        if svg is not None:
+            picture = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+            picture.print(demo_view(result))
+            picture.save_svg(str(svg), title="nabla-tau demo", code_format=SVG_FORMAT)
         if as_json:
             scores = [plain_scores(one) for one in (result.before, result.after, result.retrained)]
             unlearned = result.unlearned
@@ -109,10 +116,6 @@ def demo(
             return
         out.print(demo_view(result))
         out.print(f"The audit, which also says what it could not have seen: open {report}", soft_wrap=True)
-        if svg is not None:
-            picture = Console(record=True, width=100, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
-            picture.print(demo_view(result))
-            picture.save_svg(str(svg), title="nabla-tau demo", code_format=SVG_FORMAT)
 
 
 @app.command(
@@ -125,7 +128,8 @@ def unlearn(
     target: Annotated[
         str,
         typer.Argument(
-            help="FILE.py:FUNCTION; the function returns a dict of unlearn's keyword arguments plus 'model'.",
+            help="FILE.py:FUNCTION; the function returns a dict with 'model' and unlearn's arguments but those of "
+            "checkpoints; for --forget 'train' in place of 'forget' and 'retain'.",
             metavar="FILE.py:FUNCTION",
             callback=well_formed,
         ),
@@ -186,14 +190,18 @@ def unlearn(
         from nabla_tau.terminal import progress_bar, unlearned_view
         from nabla_tau.unlearning import Request
 
-        require_output(output, checkpoint, plan)
+        problems, arguments = Problems(), {}
+        with problems.gathered("--output", "a folder that can be written to", "name another."):
+            require_output(output, checkpoint, plan)
         sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
         options: dict[str, Any] = {"seed": seed, **sizes, "device": device, "in_place": in_place or None}
         options.update(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
         options.update(shard=shard or None, gradient_checkpointing=gradient_checkpointing or None)
-        if method is not None:
-            options["method"] = find_method(method)
-        arguments = read_project(target, ids_file=forget, id_column=id_column, skip_unknown=skip_unknown)
+        with problems.gathered("--method", "a method", "name another."):
+            options["method"] = None if method is None else find_method(method)
+        with problems.gathered("target", f"a dict from {target}", "mend it."):
+            arguments = read_project(target, ids_file=forget, id_column=id_column, skip_unknown=skip_unknown)
+        problems.refuse()
         arguments.update({name: value for name, value in options.items() if value is not None})
         if plan:
             planned = make_plan(Request(**arguments))
@@ -226,7 +234,8 @@ def audit(
     target: Annotated[
         str,
         typer.Argument(
-            help="As for unlearn; the dict also holds 'test' and, if there are any, 'retrained' models.",
+            help="As for unlearn; the dict also holds 'test' and, if there are any, 'retrained' models; 'matched': "
+            "True where test rows are of the people or things whose rows were forgotten.",
             metavar="FILE.py:FUNCTION",
             callback=well_formed,
         ),
@@ -243,8 +252,8 @@ def audit(
     salt: Annotated[
         Path | None,
         typer.Option(
-            help="Secret file, made if it is not there, under which the contents of the sets get fingerprints; keep it "
-            "apart from the report."
+            help="Secret file, made if it is not there, under which the inputs of the sets, and ids, get fingerprints; "
+            "keep it apart from the report."
         ),
     ] = None,
     request: Annotated[
@@ -274,7 +283,7 @@ def audit(
         command = ["nabla-tau", "audit", str(run), target]
         command += ["--forget", str(forget), "--id-column", str(id_column)] if forget is not None else []
         command += ["--skip-unknown"] if skip_unknown else []
-        for name, value in {**options, "salt": salt}.items():
+        for name, value in {"output": output, **options, "salt": salt}.items():
             command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
         for field in request or []:
             command += ["--request", field]
@@ -331,7 +340,7 @@ def tune(
             callback=well_formed,
         ),
     ],
-    trials: Annotated[int, typer.Option(help="Settings to try; the first are the method's defaults.")] = 20,
+    trials: Annotated[int, typer.Option(help="Settings to try; the first are the defaults.")] = 20,
     forget: IdsOption = None,
     id_column: ColumnOption = None,
     skip_unknown: SkipOption = False,
@@ -350,14 +359,18 @@ def tune(
         from nabla_tau.tuning import tune as search
         from nabla_tau.unlearning import Request
 
-        find_method(method)
+        problems, arguments = Problems(), {}
         ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
-        arguments = read_project(target, **ids, command="tune")  # type: ignore[arg-type]
+        with problems.gathered("METHOD", "a method", "name another."):
+            find_method(method, "METHOD")
+        with problems.gathered("target", f"a dict from {target}", "mend it."):
+            arguments = read_project(target, **ids, command="tune")  # type: ignore[arg-type]
+        problems.refuse()
         options = {"seed": seed, "batch_size": batch_size, "device": device}
         arguments.update({name: value for name, value in options.items() if value is not None})
         own_validation = arguments.pop("own_validation", None)
         with progress_bar(err) as (say, step):
-            say("nabla_tau, which needs no search")
+            say("nabla_tau first, then trials")
             tuned = search(method, Request(**arguments), trials=trials, own_validation=own_validation, on_trial=step)
         if is_main():
             print_json(tuned.record()) if as_json else out.print(str(tuned), soft_wrap=True)
@@ -384,10 +397,8 @@ def salt_of(path: Path | None, run: Path) -> Iterator[bytes | None]:
     made = False
     try:
         if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                made = True
-                file.write(secrets.token_hex(32) + "\n")
-        text = path.read_text(encoding="utf-8").strip()
+            made = _new_secret(path)
+        text = _secret_in(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Expected a text file for the salt, or a place for one, got {path}: {error}.") from error
     if len(text) < 32:
@@ -398,6 +409,29 @@ def salt_of(path: Path | None, run: Path) -> Iterator[bytes | None]:
         if made:
             path.unlink()
         raise
+
+
+def _new_secret(path: Path) -> bool:
+    """Put a secret there, for its owner alone to read; False where another process was faster."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+    except BaseException:
+        path.unlink()
+        raise
+    return True
+
+
+def _secret_in(path: Path) -> str:
+    """The secret, which another process may be about to write."""
+    until = time.monotonic() + 1
+    while not (text := path.read_text(encoding="utf-8").strip()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return text
 
 
 def require_output(output: Path | None, checkpoint: Path | None, plan: bool) -> None:

@@ -31,6 +31,22 @@ takes any model and any set that `unlearn` takes; `unlearn` itself reads all thr
 """
 
 
+SOURCES = {
+    "finetune": "the notebooks of Trippa et al., ∇τ, arXiv:2403.14339 (2024)",
+    "neggrad": "the command published with Fan et al., SalUn, arXiv:2310.12508 (2023)",
+    "neggrad_plus": "ours; its paper searches them task by task",
+    "scrub": "the comparison in Trippa et al., ∇τ",
+    "scrub_rewind": "as `scrub`",
+    "ssd": "the comparison in Trippa et al., ∇τ",
+    "amnesiac": "the comparison in Trippa et al., ∇τ; batches of 128 there",
+    "bad_teacher": "ours: its paper's objective, one pass, and a share of the retain set",
+    "random_label": "the command published with SalUn",
+    "salun": "the command published with SalUn",
+    "l1_sparse": "epochs and rate: the command published with SalUn; penalty: ours; its paper searches it task by task",
+}
+"""Where a baseline's default settings come from."""
+
+
 def page() -> str:
     """The whole page, as Markdown.
 
@@ -68,8 +84,13 @@ def page() -> str:
             "",
             "## Settings",
             "",
-            "∇τ has none. The baselines' defaults are their papers' where those give any; a docstring says which are "
-            "not.\nA search (`nabla-tau tune`) tries the values of the last column.",
+            "∇τ has none. Few papers name settings for data of any kind, so the baselines' defaults come from where\n"
+            "the method was run, by rivals in part; a search (`nabla-tau tune`) is the fairer comparison. Batches are\n"
+            "the request's, for every method.",
+            "",
+            *_table(["method", "its defaults are those of"], ([f"`{n}`", where] for n, where in SOURCES.items())),
+            "",
+            "A search tries the values of the last column.",
             "",
             *_table(["method", "setting", "default", "allowed", "searched"], _settings(found)),
             "",

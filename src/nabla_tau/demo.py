@@ -263,24 +263,25 @@ def verdict(demo: Demo) -> str:
         >>> report = Report({"verdict": {"sentence": "No residual membership detectable above ..."}})
         >>> models = scores("before", 0.8), scores("after", 0.54), scores("retrained", 0.5)
         >>> print(verdict(Demo(*models, unlearned, retraining_seconds=1.0, report=report)))
-        The loss attack tells forgotten from unseen rows 80% of the time before and 54% after, within the interval of
-        a model that never saw them (50%; 50 % is guessing, with 100 rows a side), and test accuracy moved by +0.0
-        points. Audit: No residual membership detectable above ...
+        The loss attack tells forgotten from unseen rows 80% of the time before and 54% after; its interval overlaps
+        that of a model that never saw them (50%; 50 % is guessing, with 100 rows a side), and test accuracy moved by
+        +0.0 points. Audit: No residual membership detectable above ...
     """
     models = (demo.before, demo.after, demo.retrained)
     before, after, retrained = (scores.loss_attack for scores in models)
-    finding = "within" if _overlap(after, retrained) else "still outside"
+    finding = "overlaps" if _overlap(after, retrained) else "is still apart from"
     change = 100 * (demo.after.test_accuracy - demo.before.test_accuracy)
     text = (
         f"The loss attack tells forgotten from unseen rows {before.accuracy:.0%} of the time before and "
-        f"{after.accuracy:.0%} after, {finding} the interval of a model that never saw them ({retrained.accuracy:.0%}; "
-        f"50 % is guessing, with {after.samples} rows a side), and test accuracy moved by {change:+.1f} points."
+        f"{after.accuracy:.0%} after; its interval {finding} that of a model that never saw them "
+        f"({retrained.accuracy:.0%}; 50 % is guessing, with {after.samples} rows a side), and test accuracy moved by "
+        f"{change:+.1f} points."
     )
     by_entropy, reference = demo.after.entropy_attack, demo.retrained.entropy_attack
     if not _overlap(by_entropy, reference):
         text += (
-            f" The entropy attack still tells them apart {by_entropy.accuracy:.0%} of the time, outside the interval "
-            f"of that model ({reference.accuracy:.0%})."
+            f" The entropy attack tells them apart {by_entropy.accuracy:.0%} of the time, its interval apart from that "
+            f"model's ({reference.accuracy:.0%})."
         )
     if not demo.unlearned.reached_target:
         text += " The forget set did not reach the price of unseen data."

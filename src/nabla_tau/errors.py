@@ -35,6 +35,10 @@ class InvalidRequest(ValueError):  # noqa: N818  (it says what is the case)
             "\n".join([f"{len(lines)} problem{'s' * (len(lines) > 1)} found, nothing was changed:", *lines])
         )
 
+    def __reduce__(self) -> tuple[type, tuple[list[str], dict[str, Any]]]:
+        """Pickled, as between processes, it is made again from its problems, not from its text."""
+        return type(self), (self.problems, self.details)
+
 
 class UnlearningWarning(UserWarning):
     """Something the reader of the result must know.

@@ -39,7 +39,8 @@ class Plan:
         most_device_hours: the same with the steps after them.
         check_seconds: what reading and checking every row took just now, with the search for copies of forget rows.
         micro_batch_size: samples that a process gives the model at once; None for its whole share of a batch.
-        retraining_epoch_seconds: about what each epoch of training on the retain set alone would take.
+        retraining_epoch_seconds: about what each epoch of training on the retain set alone would take; None where a
+            method makes no step to tell it by.
         step_bytes: memory of a step: activations, gradients, optimiser moments and, but for `in_place`, the copy of the
             model; of a sharded one this process's part, and the block that is put together.
         free_bytes: memory free on the device.
@@ -63,7 +64,7 @@ class Plan:
     most_device_hours: float
     check_seconds: float
     micro_batch_size: int | None
-    retraining_epoch_seconds: float
+    retraining_epoch_seconds: float | None
     step_bytes: int
     free_bytes: int
     training_passes: float
@@ -94,9 +95,12 @@ class Plan:
             f"memory     about {describe(self.step_bytes)} for a step{parts}, {describe(self.free_bytes)} free",
             f"work       at most {self.training_passes:.2f} x one training pass: samples stepped on, over those of one "
             "epoch of training on forget and retain set",
-            f"retraining about {self.retraining_epoch_seconds:,.0f} s for each epoch on the retain set, as many as the "
-            "original was trained for",
         ]
+        if self.retraining_epoch_seconds is not None:
+            lines.append(
+                f"retraining about {self.retraining_epoch_seconds:,.0f} s for each epoch on the retain set, as many as "
+                "the original was trained for"
+            )
         if "trained_by" in self.settings:
             lines.append(f"training   by {self.settings['trained_by']}, which none of these numbers counts")
         if self.checkpoint is not None:
@@ -126,7 +130,7 @@ def plan(request: Request) -> Plan:
     """Check a request, time two steps of it on a copy, and say what all of it would take.
 
     Args:
-        request: as for `unlearn`; its model and sets are left as they are, its `on_step` is replaced.
+        request: as for `unlearn`; it is left as it is, and so are its model and sets.
 
     Returns:
         A `Plan`; `print` shows it, one line per fact.
@@ -146,25 +150,26 @@ def plan(request: Request) -> Plan:
     ticks: list[tuple[float, int]] = []
 
     def on_step(done: int, total: int) -> None:
-        ticks.append((time.perf_counter(), problem.samples_differentiated))
+        ticks.append((_now(problem), problem.samples_differentiated))
         if done == min(TIMED_STEPS + 1, total):
             raise _Measured
 
-    request.on_step = on_step
     try:
-        with request.prepared() as problem:
+        with replace(request, on_step=on_step).prepared() as problem:
             check_seconds = time.perf_counter() - started
             kept = None if request.checkpoint is None else _kept(request, problem)
             measured = _seconds_per_batch(problem)
             free = free_bytes(problem.engine.device)
-            ticks.append((time.perf_counter(), problem.samples_differentiated))
+            ticks.append((_now(problem), problem.samples_differentiated))
             for _ in request.method(problem):
                 pass
             raise _Measured  # left as a failure is, so that an original that was given up is put back
     except _Measured:
         pass
-    (begun, read), (ended, all_read) = ticks[1 if len(ticks) > 2 else 0], ticks[-1]
-    per_sample = (ended - begun) / max((all_read - read) * problem.engine.share[1], 1)
+    timed = ticks[1 if len(ticks) > 2 else 0 :]
+    (begun, read), (ended, all_read) = timed[0], timed[-1]
+    samples = (all_read - read) * problem.engine.share[1] or _samples_of(problem, len(timed) - 1)
+    per_sample = (ended - begun) / samples if samples else 0.0
     return replace(_plan(problem, per_sample, measured, check_seconds, free), checkpoint=kept)
 
 
@@ -178,9 +183,7 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
     forget, retain = problem.forget, problem.retain
     processes = problem.engine.share[1]
     at_once = max(-(-largest_batch(source) // processes) for source in (forget, retain))
-    forget_passes = settings.get("forget_passes", settings["epochs"])
-    retain_passes = settings.get("retain_passes", settings["steps"] / retain.batches)
-    samples = forget_passes * forget.size + retain_passes * retain.size
+    samples = _samples(problem)
     tried = settings.get("most_trial_steps", 0) / retain.batches * retain.size
     most_steps = settings.get("most_steps", settings["steps"])
     repaired = (most_steps - settings["steps"]) * (forget.size / forget.batches + retain.size / retain.batches)
@@ -202,7 +205,7 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
         device_hours=hours(seconds + trial_seconds + check_seconds),
         most_device_hours=hours(seconds + trial_seconds + repair_seconds + check_seconds),
         micro_batch_size=problem.micro_batch_size,
-        retraining_epoch_seconds=per_sample * retain.size,
+        retraining_epoch_seconds=per_sample * retain.size if settings["steps"] else None,
         check_seconds=check_seconds,
         step_bytes=step_bytes(
             weights,
@@ -215,6 +218,19 @@ def _plan(problem: Problem, per_sample: float, per_batch: float, check_seconds: 
         settings=settings,
         warnings=problem.warnings,
     )
+
+
+def _samples(problem: Problem) -> float:
+    """Samples that the planned steps read."""
+    settings, forget, retain = problem.settings, problem.forget, problem.retain
+    forget_passes = settings.get("forget_passes", settings["epochs"])
+    retain_passes = settings.get("retain_passes", settings["steps"] / retain.batches)
+    return float(forget_passes * forget.size + retain_passes * retain.size)
+
+
+def _samples_of(problem: Problem, steps: int) -> float:
+    """Those of some of its steps, where a method takes gradients in a way of its own, which nothing counts."""
+    return _samples(problem) * steps / max(int(problem.settings["steps"]), 1)
 
 
 def _measured_batches(problem: Problem) -> int:
@@ -234,9 +250,16 @@ def _target_passes(problem: Problem) -> int:
 
 def _seconds_per_batch(problem: Problem) -> float:
     """Seconds of measuring one batch, from two of the validation set."""
-    batches = list(islice(problem.validation.ordered(problem.engine.share), TIMED_STEPS))
-    started = time.perf_counter()
+    batches = list(islice(problem.in_order(problem.validation), TIMED_STEPS))
+    started = _now(problem)
     with torch.no_grad():
         for batch in batches:
             problem.batch_loss(batch)
-    return (time.perf_counter() - started) / len(batches)
+    return (_now(problem) - started) / len(batches)
+
+
+def _now(problem: Problem) -> float:
+    """The time once the device has done what it was given: a GPU answers before it has."""
+    if problem.engine.device.type == "cuda":
+        torch.cuda.synchronize(problem.engine.device)
+    return time.perf_counter()

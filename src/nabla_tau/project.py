@@ -4,14 +4,15 @@ import csv
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nabla_tau.errors import InvalidRequest, Problems
+from nabla_tau.errors import InvalidRequest, Problems, UnlearningWarning
 from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
-from nabla_tau.splitting import split, without_ids
+from nabla_tau.splitting import UNSEARCHED, split, without_ids
 
 AUDITED, TUNED = ("test", "retrained", "matched"), ("own_validation",)
 RESOURCES = ("micro_batch_size", "in_place", "shard", "gradient_checkpointing")
@@ -43,7 +44,7 @@ def read_project(
         target: `path/to/file.py:function` or `package.module:function`.
         ids_file: a CSV file with the ids to forget, where the function returns `train` instead of the parts.
         id_column: the column of ids, in the file and in the training set. Rows of the validation and the test set that
-            have one of the ids are left out of these, too.
+            have one of the ids are left out of these, too; where they could not be looked for, that is said.
         skip_unknown: leave out ids that the training set does not hold.
         command: `unlearn`, `audit` or `tune`: which entries are needed, and which others read and are left out.
 
@@ -61,45 +62,66 @@ def read_project(
         ...     read_project(f"{file}:sets", ids_file=None, id_column=None)
         {'model': 0, 'forget': 1, 'retain': 2, 'validation': 3}
     """
+    arguments = _returned(target)
+    problems = Problems(_name_problems(arguments, target, ids_file, command))
+    ids: list[str] = []
+    if ids_file is not None:
+        with problems.gathered("--forget", f"ids in {ids_file}", "mend it."):
+            ids = read_ids(ids_file, id_column or "")
+    if ids and "train" in arguments:
+        with problems.gathered("train", "a set that can be split by ids", "give a map-style dataset or a dict."):
+            parts = split(arguments.pop("train"), ids=ids, id_column=id_column, skip_unknown=skip_unknown)
+            arguments.update(forget=parts.forget, retain=parts.retain)
+            for name in ("validation", "test"):
+                if name in arguments and not (name == "test" and arguments.get("matched")):
+                    found = without_ids(arguments[name], ids, id_column or "")
+                    if found is None:
+                        kind = type(arguments[name]).__name__
+                        warnings.warn(f"{name}: {UNSEARCHED}: a {kind} has no rows.", UnlearningWarning, stacklevel=2)
+                    else:
+                        arguments[name] = found
+    problems.refuse()
+    return {name: value for name, value in arguments.items() if name not in UNREAD[command]}
+
+
+def _returned(target: str) -> dict[str, Any]:
+    """The dict that the user's function gives, to be changed."""
     function = find_function(target)
     problems = Problems()
     with problems.gathered("target", f"a dict from {target}", "it is called without arguments; mend it."):
-        returned = function()
+        returned = _not_ended(target, function)
         if not isinstance(returned, dict):
             raise InvalidRequest(
                 [f"target: expected a dict of arguments plus 'model' from {target}, got {type(returned).__name__}."]
             )
     problems.refuse()
-    arguments = dict(returned)
+    return dict(returned)
+
+
+def _name_problems(arguments: dict[str, Any], target: str, ids_file: Path | None, command: str) -> list[str]:
+    """What is missing in the dict, or does not belong there."""
+    problems = []
+    required: tuple[str, ...] = REQUIRED[command]
     if "train" in arguments:
-        if ids_file is None or id_column is None:
-            raise InvalidRequest(
-                [f"--forget: expected --forget FILE --id-column NAME where {target} returns 'train', got neither."]
+        required = tuple(name for name in required if name not in ("forget", "retain"))
+        if ids_file is None:
+            problems.append(
+                f"--forget: expected --forget FILE --id-column NAME where {target} returns 'train', got neither."
             )
         if given := sorted({"forget", "retain"} & set(arguments)):
-            raise InvalidRequest([f"target: expected 'train' or the parts, got 'train' and {', '.join(given)}."])
-        ids = read_ids(ids_file, id_column)
-        parts = split(arguments.pop("train"), ids=ids, id_column=id_column, skip_unknown=skip_unknown)
-        arguments.update(forget=parts.forget, retain=parts.retain)
-        for name in ("validation", "test"):
-            if name in arguments and not (name == "test" and arguments.get("matched")):
-                arguments[name] = without_ids(arguments[name], ids, id_column)
+            problems.append(f"target: expected 'train' or the parts, got 'train' and {', '.join(given)}.")
     elif ids_file is not None:
-        raise InvalidRequest(
-            [
-                f"--forget: expected 'train' in the dict from {target}, to be split, "
-                f"got {', '.join(map(str, arguments))}."
-            ]
+        problems.append(
+            f"--forget: expected 'train' in the dict from {target}, to be split, got {', '.join(map(str, arguments))}."
         )
     problems += [
         f"target: expected {name!r} in the dict from {target}, got none."
-        for name in REQUIRED[command]
+        for name in required
         if arguments.get(name) is None
     ]
-    if unknown := [name for name in arguments if name not in ARGUMENTS]:
+    if unknown := [name for name in arguments if name not in (*ARGUMENTS, "train")]:
         problems.append(f"target: expected only {', '.join(ARGUMENTS)} or train, got {', '.join(map(repr, unknown))}.")
-    problems.refuse()
-    return {name: value for name, value in arguments.items() if name not in UNREAD[command]}
+    return problems
 
 
 def find_function(target: str) -> Callable[[], Any]:
@@ -161,8 +183,8 @@ def read_ids(path: Path, column: str) -> list[str]:
     return ids
 
 
-def find_method(name: str) -> Any:
-    """A method by its name.
+def find_method(name: str, argument: str = "--method") -> Any:
+    """A method by its name, which a command has as that argument.
 
     Raises:
         InvalidRequest: if there is none of that name.
@@ -172,7 +194,7 @@ def find_method(name: str) -> Any:
         'nabla_tau_published'
     """
     if name not in METHODS:
-        raise InvalidRequest([f"--method: expected a method, got {name!r}: {suggestion(name, list(METHODS))}"])
+        raise InvalidRequest([f"{argument}: expected a method, got {name!r}: {suggestion(name, list(METHODS))}"])
     return METHODS[name]
 
 
@@ -190,11 +212,24 @@ def _load_file(path: Path) -> Any:
     return module
 
 
+def _not_ended(where: str, call: Callable[[], Any]) -> Any:
+    """What a call gives; an exit in it would end the command as if its work were done."""
+    try:
+        return call()
+    except SystemExit as ended:
+        raise InvalidRequest(
+            [
+                f"target: expected {where} to come to its end, got an exit ({ended.code!r}): put what a script does "
+                "under `if __name__ == '__main__':`."
+            ]
+        ) from None
+
+
 def _run(where: str, load: Callable[[], Any]) -> Any:
     problems = Problems()
     with problems.gathered("target", f"a module {where} that can be run", "mend it."):
         try:
-            return load()
+            return _not_ended(where, load)
         except ModuleNotFoundError as error:
             if error.name is not None and f"{where}.".startswith(f"{error.name}."):
                 raise InvalidRequest(

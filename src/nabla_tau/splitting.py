@@ -14,6 +14,8 @@ from nabla_tau.batches import TARGET_KEYS
 from nabla_tau.errors import InvalidRequest, Problems, some, whole_number
 from nabla_tau.sets import Columns, Rows, as_dataset
 
+UNSEARCHED = "rows with an id that is to be forgotten were not looked for, leave them out yourself"
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -143,8 +145,10 @@ def _split(
 def without_ids(data: Any, ids: Iterable[Any], id_column: str) -> Any:
     """A set without the rows of these ids, which says how many were left out; the set itself where there are none.
 
+    A set without the column stays whole, and says so; of what has no rows, as a `DataLoader`, comes None.
+
     Args:
-        data: any set; a `DataLoader`, and a set without the column, is left as it is.
+        data: any set.
         ids: as in `split`.
         id_column: the column that holds the ids.
 
@@ -154,13 +158,14 @@ def without_ids(data: Any, ids: Iterable[Any], id_column: str) -> Any:
         >>> kept.indices, kept.remark
         ([0, 2], '1 rows have an id that is to be forgotten and were left out (rows 1).')
     """
-    if isinstance(data, DataLoader):
-        return data
     try:
         whole = as_dataset(data)
+    except (ValueError, TypeError):
+        return None
+    try:
         column = read_column(whole, id_column)
     except (ValueError, TypeError):
-        return data
+        return Rows(whole, range(len(whole)), remark=f"{UNSEARCHED}: it has no column {id_column!r}.")
     mask, _ = _of_ids(column, ids, id_column, skip_unknown=True)
     if not mask.any():
         return data

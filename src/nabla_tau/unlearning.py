@@ -346,7 +346,7 @@ class Request:
                 loss,
                 engine,
                 int(self.seed),
-                settings={**settings, **self.facts(sources, loss, engine, findings)},
+                settings={**settings, **self.facts(sources, loss, engine)},
                 on_step=self.on_step,
                 sets=sets,
                 micro_batch_size=settings["micro_batch_size"],
@@ -554,9 +554,7 @@ class Request:
         }
         return sources, settings
 
-    def facts(
-        self, sources: dict[str, Source], loss: PerSampleLoss, engine: Engine, findings: checks.Findings
-    ) -> dict[str, Any]:
+    def facts(self, sources: dict[str, Source], loss: PerSampleLoss, engine: Engine) -> dict[str, Any]:
         """What the run depends on, besides what the method derives."""
         return {
             "method": name_of(self.method),  # type: ignore[arg-type]
@@ -571,7 +569,6 @@ class Request:
             "trainable_parameters": sum(p.numel() for p in self.model.parameters() if p.requires_grad),
             "skipped_ids": len(checks.skipped_ids(self.forget)),
             "original_fingerprint": fingerprint(self.model),
-            "retain_fingerprint": findings.contents["retain"].hex(),
             "batches": {name: source.batches for name, source in sources.items()},
             "device": str(engine.device),
             "processes": engine.share[1],

@@ -386,9 +386,9 @@ def test_the_rows_of_a_few_are_not_compared_with_others(original):
 
 
 def test_what_unlearning_warned_about_and_another_request_are_said(original):
-    settings = {"retain_fingerprint": "00", "original_fingerprint": "11", "loss": "classification"}
+    settings = {"samples": {"forget": 7}, "original_fingerprint": "11", "loss": "classification"}
     result = Unlearned(original, [], settings, reached_target=False, warnings=["the target was not reached"])
     warnings = " ".join(audited(result, original=original).data["warnings"])
     assert "unlearning: the target was not reached" in warnings
-    assert "is this the request that was unlearned?" in warnings
+    assert "unlearn() was given 7; is this the request that was unlearned?" in warnings
     assert "original: its weights are not those" in warnings

@@ -76,6 +76,14 @@ def test_five_requests_are_held_to_the_interval_of_one():
     for shift, expected in ((0.02, REACHED), (0.2, MISSED)):
         found = outcomes([*once, *cells(shift, forget="sequence-0.15")])
         assert found["five requests as near as one"] == expected
+    some = [one for one in cells(0.02, forget="sequence-0.15") if one["cell"]["seed"] < 3]
+    bars = [
+        found.high
+        for single in (once, [one for one in once if one["cell"]["seed"] < 3])
+        for found in promises(grouped([*single, *some]), OURS)
+        if found.point.startswith("five")
+    ]
+    assert bars[0] == bars[1]  # that of the seeds that are compared
     other = cells(0.02, forget="sequence-0.15")
     for one in other:
         one["audit"]["fingerprint"] = "of another original"

@@ -10,7 +10,7 @@ import pytest
 from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import RETRAINED
 from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, WIN, compare, mean_of
-from nabla_tau.bench.figures import plot_alpha_rho, plot_gaps
+from nabla_tau.bench.figures import plot_alpha_rho, plot_gaps, rule_in_rows
 from nabla_tau.bench.gap import ATTACKS, COMPONENTS, distances, gap
 from nabla_tau.bench.reading import FLOOR, grouped, read_groups
 from nabla_tau.bench.tables import glance_table, tables
@@ -120,6 +120,11 @@ def test_a_baseline_without_all_seeds_is_named_and_never_the_best(records):
     assert "| ssd | 2 |" in text
 
 
+def test_the_first_table_stands_on_the_seeds_of_the_method(records):
+    more = [record(method, 3, 0.9) for method in ("original", "retrained-1")] + [record("retrained-2", 3, -0.9)]
+    assert glance_table(grouped(records)) == glance_table(grouped([*records, *more]))
+
+
 def test_other_code_and_other_scales_come_apart(records):
     other = copy.deepcopy(records)
     for one in other:
@@ -189,6 +194,9 @@ def test_the_grid_marks_the_best_alpha_of_each_fraction(tmp_path):
     text = path.read_text()
     assert text.count("<!-- 2.0 ★ -->") == 2
     assert text.count("<!-- 30.0 -->") == 2 * (len(STUDY) - 1)
+    inside, outside = rule_in_rows([0.3, 0.5])
+    assert inside == pytest.approx(len(STUDY) - 1)
+    assert np.isnan(outside)  # 5/3 · ½ is above the grid: no row of it is the rule
 
 
 RESULTS = REPOSITORY / "results" / "bench"

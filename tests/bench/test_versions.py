@@ -131,6 +131,16 @@ def test_one_column_of_the_study_shows_its_code_for_all_of_them(tmp_path):
     assert versions.newest(cell("ssd", 0, code="0a", method_code="7f"))["method_code"] == "7f"
 
 
+def test_code_that_differs_with_one_of_its_settings_was_not_shown_to_be_the_same(tmp_path):
+    folders = [tmp_path / name for name in ("older", "newer")]
+    for folder, code, number in zip(folders, ("7f", "8e"), (0.5, 0.6), strict=True):
+        searched = cell("ssd+tuned", 0, code="0a", method_code=code, number=number)
+        write(folder, cell("original", 0, code="0a"), cell("ssd", 0, code="0a", method_code=code), searched)
+    same, others = compared(*folders)
+    assert same == []
+    assert "ssd+tuned" in others[0]
+
+
 ODD = {"task": ["cifar10"], "method": 3, **{key: {"code": 1, "method_code": {}} for key in ("older", "newer")}}
 
 

@@ -181,7 +181,7 @@ class _Audit:
                 )
                 for name, source in self.sources.items()
             },
-            "warnings": findings.warnings + compared + self.doubts(fingerprints, findings),
+            "warnings": findings.warnings + compared + self.doubts(fingerprints),
             "command": None,
             **self.procedure(loss, time.perf_counter() - started),
         }
@@ -304,7 +304,7 @@ class _Audit:
         ids = len({str(one) for one in rows.ids})
         return {"ids": ids, "alarm": True} if ids < min(FEWEST_IDS, len(rows.ids)) else None
 
-    def doubts(self, fingerprints: dict[str, str], findings: checks.Findings) -> list[str]:
+    def doubts(self, fingerprints: dict[str, str]) -> list[str]:
         """Warnings: what `unlearn` warned about, another original or request, and scores that hang on the batch."""
         result = self.unlearned if isinstance(self.unlearned, Unlearned) else None
         settings = {} if result is None else result.settings
@@ -314,11 +314,13 @@ class _Audit:
             warnings.append(
                 "original: its weights are not those that unlearn() was given; what is said about it may be wrong."
             )
-        kept = findings.contents["retain"].hex()
-        if settings.get("retain_fingerprint", kept) != kept:
-            warnings.append(
-                "retain: not the rows that unlearn() was given to keep; is this the request that was unlearned?"
-            )
+        given = settings.get("samples", {})
+        warnings += [
+            f"{name}: {self.sources[name].size:,} rows, unlearn() was given {given[name]:,}; is this the request that "
+            "was unlearned?"
+            for name in ("forget", "retain")
+            if given.get(name, self.sources[name].size) != self.sources[name].size
+        ]
         warnings += [
             f"{name}: batch norm without running statistics ({some(norms)}): the scores of a sample depend on the "
             "others of its batch."

@@ -92,7 +92,12 @@ def run(
         counts = ", ".join(f"{count} {status}" for status, count in outcome.statuses.items())
         out.print(f"{counts}; {outcome.found} were there before; below {output / scale}")
         if outcome.other_code:
-            out.print(f"{outcome.other_code} come from another version of the code: a table will show them apart.")
+            out.print(f"{outcome.other_code} come from other code that measures: a table will show them apart.")
+        if outcome.other_method:
+            out.print(
+                f"{outcome.other_method} are of a method that has changed since: they stay; move them away to have it "
+                "measured again."
+            )
         if outcome.statuses.get(FAILED):
             out.print("once what failed is mended, the same command with --retry-failed measures it again.")
             raise typer.Exit(REFUSED)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby, product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -85,6 +85,17 @@ def _drawn(groups: Sequence[Group]) -> list[str]:
     return [name for name in found if name != FLOOR and name not in STUDY]
 
 
+def rule_in_rows(fractions: Sequence[float]) -> np.ndarray[Any, Any]:
+    """Where α₀ = 5/3 · ρ lies among the rows of the grid, on a logarithmic scale; NaN where it leads out of it.
+
+    Example:
+        >>> rule_in_rows([0.15, 0.5]).round(2)
+        array([ 3., nan])
+    """
+    wanted, rows = np.log(np.array(fractions) * ALPHA_PER_FORGET_FRACTION), np.arange(len(ALPHAS))
+    return np.interp(wanted, np.log(ALPHAS), rows, left=np.nan, right=np.nan)
+
+
 def _draw_grid(columns: Sequence[Group], title: str, path: Path) -> None:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -103,8 +114,7 @@ def _draw_grid(columns: Sequence[Group], title: str, path: Path) -> None:
         color = "white" if 2 * gap > np.nanmin(gaps) + np.nanmax(gaps) else "black"  # large gaps lie on dark ground
         text = f"{gap:.1f}{' ★' * bool(best)}"
         axis.text(column, row, text, ha="center", va="center", fontsize=8, color=color)
-    rule = np.interp(np.log(np.array(fractions) * ALPHA_PER_FORGET_FRACTION), np.log(ALPHAS), np.arange(len(ALPHAS)))
-    axis.plot(range(len(columns)), rule, "r--", label="α₀ = 5/3 · ρ")
+    axis.plot(range(len(columns)), rule_in_rows(fractions), "r--", label="α₀ = 5/3 · ρ")
     axis.set_xticks(range(len(columns)), [f"{100 * fraction:g} %" for fraction in fractions])
     axis.set_yticks(range(len(ALPHAS)), [f"{alpha:g}" for alpha in ALPHAS])
     axis.set_xlabel("forget fraction ρ")

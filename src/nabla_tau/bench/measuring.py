@@ -138,7 +138,13 @@ def _method(cell: Cell) -> Callable[..., Any]:
     return known[TUNED.get(cell.method, cell.method)]
 
 
-def _module(cell: Cell) -> str:
+def module_of(cell: Cell) -> str:
+    """Where the method of a cell is defined.
+
+    Example:
+        >>> module_of(Cell("quick", "cifar10", 0, "class", "scrub+tuned"))
+        'nabla_tau.methods.scrub'
+    """
     method = _method(cell)
     return str(getattr(method, "func", method).__module__)  # a method with fixed settings is a partial
 
@@ -160,7 +166,7 @@ def _record(cell: Cell, bench: Bench, status: str, **found: Any) -> Json:
         "status": status,
         "key": key_of(cell, bench),
         **provenance(),
-        "method_code": None if cell.method in REFERENCES else method_code(_module(cell)),
+        "method_code": None if cell.method in REFERENCES else method_code(module_of(cell)),
         "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "CPU",
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -11,7 +11,7 @@ from nabla_tau.bench.cells import ORIGINAL
 from nabla_tau.bench.comparing import LOSS, UNDECIDED, WIN, Mean, compare, mean_of
 from nabla_tau.bench.gap import JS
 from nabla_tau.bench.reading import FLOOR, BySeed, Group
-from nabla_tau.bench.running import original_of
+from nabla_tau.bench.records import original_of
 
 REACHED, MISSED, UNRESOLVED = "reached", "missed", "not resolved"
 LEVEL = 0.90
@@ -181,12 +181,13 @@ def _sequence(groups: Sequence[Group], ours: str) -> Iterator[Promise]:
         once = by_name.get((task, forget.replace("sequence", "random")))
         if not forget.startswith("sequence") or once is None:
             continue
-        theirs = mean_of(list(once.gaps(ours).values()))
-        width = theirs.high - theirs.value if theirs.high is not None else math.inf
         alike = dict(_originals(group).items() & _originals(once).items())  # else two models would be compared
-        difference = _minus(group.gaps(ours), {seed: gap for seed, gap in once.gaps(ours).items() if seed in alike})
+        single = {seed: gap for seed, gap in once.gaps(ours).items() if seed in alike}
+        difference = _minus(group.gaps(ours), single)
         if not difference:
             continue
+        theirs = mean_of([single[seed] for seed in difference], LEVEL)
+        width = theirs.high - theirs.value if theirs.high is not None else math.inf
         yield _promise("five requests as near as one", group, difference, high=width)
 
 

@@ -11,7 +11,7 @@ from nabla_tau.own_code import PACKAGE, code_digest, file_of, imported
 
 METHODS = PACKAGE / "methods"
 
-# What carries a method out. Where it changes, methods are measured again; what measures them is the same.
+# What carries a method out. Where it changes, every method is in a new version; what measures them is the same.
 UNLEARNING = tuple(PACKAGE / f"{name}.py" for name in ("unlearning", "tuning", "checks", "problem", "storage"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nabla_tau.bench.cells import DONE, FAILED, NOT_APPLICABLE, ORIGINAL, RETRAINED, Cell
 from nabla_tau.bench.gap import distances, gap, values
-from nabla_tau.bench.running import ROWS, original_of, read_cell
+from nabla_tau.bench.records import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json
 from nabla_tau.bench.versions import SAME, read_versions
 from nabla_tau.errors import InvalidRequest, Problems

@@ -1,6 +1,5 @@
 """Runs the cells that are missing: in sequence, on worker processes, or on a Ray cluster."""
 
-import json
 import multiprocessing
 import os
 import signal
@@ -17,16 +16,15 @@ from pathlib import Path
 import safetensors
 import torch
 
-from nabla_tau.bench.cells import ORIGINAL, Bench, Cell, key_of
+from nabla_tau.bench.cells import REFERENCES, Bench, Cell, key_of
 from nabla_tau.bench.files import files_of, verified
-from nabla_tau.bench.measuring import measure_slice
-from nabla_tau.bench.provenance import measuring_code
+from nabla_tau.bench.measuring import measure_slice, module_of
+from nabla_tau.bench.provenance import measuring_code, method_code
+from nabla_tau.bench.records import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.bench.tasks import TASKS
+from nabla_tau.bench.versions import Versions, read_versions
 from nabla_tau.errors import InvalidRequest, Problems
-
-ROWS = "rows.json"
-"""Name of the file beside the cells that holds the numbers of their rows."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +34,14 @@ class Outcome:
     Attributes:
         found: cells that were finished before.
         statuses: status -> how many cells, all of them.
-        other_code: finished cells that another version of the code measured.
+        other_code: finished cells that other measuring code measured, which was not shown to give the same numbers.
+        other_method: finished cells of a method in another version, likewise.
     """
 
     found: int
     statuses: dict[str, int]
     other_code: int
+    other_method: int
 
 
 def run_cells(
@@ -74,7 +74,7 @@ def run_cells(
 
     Example:
         >>> run_cells([], Path("results"), Bench(Path("models"), torch.device("cpu")))
-        Outcome(found=0, statuses={}, other_code=0)
+        Outcome(found=0, statuses={}, other_code=0, other_method=0)
     """
     problems = Problems()
     data_sets = dict.fromkeys(TASKS[cell.task].data_set for cell in cells)
@@ -108,48 +108,20 @@ def run_cells(
             statuses.append(record["status"])
             say(record)
     counts = {status: statuses.count(status) for status in sorted(set(statuses))}
-    other_code = sum(record["code"] != measuring_code() for record in finished.values())
-    return Outcome(len(finished), counts, other_code)
+    versions = read_versions(results)
+    other_code = sum(not _is_current(record, versions, "code") for record in finished.values())
+    other_method = sum(not _is_current(record, versions, "method_code") for record in finished.values())
+    return Outcome(len(finished), counts, other_code, other_method)
 
 
-def read_cell(path: Path) -> Json | None:
-    """A finished cell; None where there is none.
-
-    Raises:
-        InvalidRequest: if the file is no cell.
-
-    Example:
-        >>> read_cell(Path("nowhere.json")) is None
-        True
-    """
-    if not path.is_file():
-        return None
-    try:
-        record: Json = json.loads(path.read_text(encoding="utf-8"))
-        Cell(**record["cell"]), record["key"], record["status"], record["code"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidRequest(
-            [
-                f"results: expected a cell in {path}, got one that is damaged, or something else ({error}): remove it, "
-                "and the same run measures it again."
-            ]
-        ) from None
-    return record
-
-
-def original_of(record: Json) -> str | None:
-    """Fingerprint of the original model that a cell is about; None for a retrained one, and where nothing was found.
-
-    Example:
-        >>> original_of({"cell": {"method": "ssd"}, "unlearning": [{"settings": {"original_fingerprint": "5c"}}]})
-        '5c'
-    """
-    if record["cell"]["method"] == ORIGINAL:
-        fingerprint: str | None = record.get("audit", {}).get("fingerprint")
-    else:
-        requests = record.get("unlearning") or [{"settings": {}}]
-        fingerprint = requests[0]["settings"].get("original_fingerprint")
-    return fingerprint
+def _is_current(record: Json, versions: Versions, which: str) -> bool:
+    """Whether the code that is here gives the numbers of a cell, as far as was shown."""
+    cell = Cell(**record["cell"])
+    here = {
+        "code": measuring_code(),
+        "method_code": None if cell.method in REFERENCES else method_code(module_of(cell)),
+    }
+    return bool(versions.newest(record)[which] == versions.newest({**record, **here})[which])
 
 
 def _known(cells: list[Cell], results: Path, problems: Problems) -> dict[Path, Json]:

@@ -47,6 +47,8 @@ def tables(groups: Sequence[Group]) -> str:
 def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 1) -> list[str]:
     """The gap to retrained alone: doing nothing, the best baseline, the published recipe, a method, and the floor.
 
+    All on the seeds of that method; others may have more.
+
     Args:
         groups: of one scale and one version of the code.
         ours: the method; groups without it are left out.
@@ -61,8 +63,8 @@ def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 
         if len(group.gaps(ours)) < fewest_seeds:
             continue
         best = best_baseline(group, ours)
-        names = (ORIGINAL, best, PUBLISHED, ours, FLOOR)
-        cells = [_mean(group.gaps(name)) if name else "–" for name in names]
+        names, seeds = (ORIGINAL, best, PUBLISHED, ours, FLOOR), group.gaps(ours)
+        cells = [_mean({seed: gap for seed, gap in group.gaps(name or "").items() if seed in seeds}) for name in names]
         cells[1] += f" ({best})" if best else ""
         rows.append(_row([group.task, group.forget, str(len(group.gaps(ours))), *cells]))
     heads = ["task", "forget set", "seeds", "doing nothing", "best baseline", PUBLISHED, ours, "retrained"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import DONE, NOT_APPLICABLE, REFERENCES, TUNED
-from nabla_tau.bench.running import ROWS, read_cell
+from nabla_tau.bench.records import ROWS, read_cell
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.errors import InvalidRequest
 
@@ -112,7 +112,8 @@ def compared(older: Path, newer: Path) -> tuple[list[Json], list[str]]:
 
     Returns:
         An entry for each task and method whose cells are all equal to the last bit, and a line for each other cell.
-        Where a reference differs, or a method that is the same in both, nothing about the task has been shown.
+        Where a reference differs, or a method that is the same in both, nothing about the task has been shown; where
+        a method differs with any of its settings, nothing about its code.
 
     Raises:
         InvalidRequest: if there is no such folder, or they have no cell in common.
@@ -143,15 +144,18 @@ def compared(older: Path, newer: Path) -> tuple[list[Json], list[str]]:
                 "both versions of the code on one machine."
             ]
         )
-    same, others, spoilt = [], [], set()
+    same, others, spoilt, differ = [], [], set(), set()
     for (task, method), found in pairs.items():
         unlike = [(f"{name}: {why}", one, other) for name, one, other in found if (why := _difference(one, other))]
         others += [line for line, _, _ in unlike]
         if any(one.get("method_code") == other.get("method_code") for _, one, other in unlike):
             spoilt.add(task)
-        if not unlike:
+        if unlike:
+            differ.add((task, CODE_OF.get(method, method)))
+        else:
             same += _shown(task, method, found)
-    return [entry for entry in same if entry["task"] not in spoilt], others
+    alike = [one for one in same if (one["task"], CODE_OF.get(one["method"], one["method"])) not in differ]
+    return [entry for entry in alike if entry["task"] not in spoilt], others
 
 
 def write_same(entries: Iterable[Json], path: Path) -> None:
