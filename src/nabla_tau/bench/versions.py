@@ -89,18 +89,25 @@ def newest(pairs: Sequence[tuple[str, str]]) -> Successors:
     """Digest -> that of the newest version which gives its numbers: one that is no pair's older.
 
     Args:
-        pairs: (older, newer); what is joined by any of them is the same. Of several newest ones all stand for one.
+        pairs: (older, newer); what is joined by any of them is the same. Of several that are no pair's older, the one
+            at the end of the longest way stands for all.
 
     Example:
         >>> newest([("0a", "1b"), ("1b", "2c"), ("0a", "1d")])
         {'0a': '2c', '1b': '2c', '2c': '2c', '1d': '2c'}
+        >>> newest([("7f", "9e"), ("7f", "1b"), ("1b", "2c")])["9e"]
+        '2c'
     """
     same: dict[str, dict[str, None]] = {}
     for pair in pairs:
         joined = {one: None for version in pair for one in same.get(version, {version: None})}
         same.update(dict.fromkeys(joined, joined))
+    ages = dict.fromkeys(same, 0)
+    for _ in same:  # as many times as the longest way may have steps
+        for older, newer in pairs:
+            ages[newer] = max(ages[newer], min(ages[older] + 1, len(same)))
     outdated = {older for older, _ in pairs}
-    return {one: max(set(joined) - outdated or joined) for one, joined in same.items()}
+    return {one: max(set(joined) - outdated or joined, key=lambda it: (ages[it], it)) for one, joined in same.items()}
 
 
 def compared(older: Path, newer: Path) -> tuple[list[Json], list[str]]:
