@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from nabla_tau import Report, checkpoint, cli, load, storage, unlearn
+from nabla_tau import Report, checkpoint, checks, cli, load, storage, unlearn
 from nabla_tau.cli import INTERRUPTED, REFUSED, WITH_RESERVATIONS, app
 from nabla_tau.problem import Problem
 from nabla_tau.storage import Unlearned
@@ -100,6 +100,9 @@ def test_validation_rows_of_a_forgotten_id_are_left_out_and_told_once(tmp_path):
     assert [text.split(":")[0] for text in said] == ["validation"]
     loader = run("unlearn", "tests.my_project:with_a_loader", *options, "--plan")
     assert "validation: rows with an id that is to be forgotten were not looked for" in loader.stderr.replace("\n", " ")
+    as_json = run("unlearn", "tests.my_project:with_a_loader", *options, "--plan", "--json")
+    assert "not looked for" in as_json.stderr  # of the plan's own list it is no part
+    assert json.loads(as_json.stdout)["steps"] > 0
 
 
 def test_plan_writes_nothing(tmp_path, monkeypatch):
@@ -265,6 +268,25 @@ def test_a_result_that_cannot_be_saved_is_kept_elsewhere(tmp_path, monkeypatch):
     assert "No space left on device" in reported["warnings"][-1]
     assert load(folder, my_project.network()).settings["method"] == "nabla_tau"
     shutil.rmtree(folder)
+
+
+def test_no_hash_of_a_set_is_written_without_a_salt(tmp_path, monkeypatch):
+    """Whoever has the training set could try out which rows are missing in what was kept."""
+    hashes, survey = set(), checks.survey_sets
+
+    def surveyed(*arguments):
+        found = survey(*arguments)
+        hashes.update(one.hex() for kind in (found.contents, found.sequences) for one in kind.values())
+        return found
+
+    monkeypatch.setattr(checks, "survey_sets", surveyed)
+    assert run("unlearn", f"{PROJECT}:audited", "--output", tmp_path / "run").exit_code in DONE
+    assert run("audit", tmp_path / "run", f"{PROJECT}:audited").exit_code in DONE
+    written = "".join(
+        (tmp_path / "run" / name).read_text() for name in ("unlearning.json", "report.json", "report.html")
+    )
+    assert len(hashes) >= 6
+    assert not [one for one in hashes if one in written]
 
 
 def test_audit_writes_report_and_page_beside_the_run(tmp_path):

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 
 from nabla_tau.bench.cli import app as bench
-from nabla_tau.errors import InvalidRequest, Problems, told
+from nabla_tau.errors import InvalidRequest, Problems, UnlearningWarning, told
 
 if TYPE_CHECKING:
     from nabla_tau.auditing.report import Report
@@ -500,9 +500,9 @@ class Messages:
         self.as_json, self.warned = as_json, list[str]()
 
     def warn(self, message: Warning | str, *_: Any, **__: Any) -> None:
-        """Show a warning; the JSON object has its own place for them."""
+        """Show a warning; of those about a result the JSON object has its own list."""
         self.warned.append(str(message))
-        if not self.as_json:
+        if not (self.as_json and isinstance(message, UnlearningWarning)):
             self.say("warning", "bold yellow", str(message))
 
     def stop(

@@ -88,7 +88,10 @@ def page() -> str:
             "the method was run, by rivals in part; a search (`nabla-tau tune`) is the fairer comparison. Batches are\n"
             "the request's, for every method.",
             "",
-            *_table(["method", "its defaults are those of"], ([f"`{n}`", where] for n, where in SOURCES.items())),
+            *_table(
+                ["method", "its defaults are those of"],
+                ([f"`{n}`", SOURCES[n]] for n, f in found.items() if f.settings),
+            ),
             "",
             "A search tries the values of the last column.",
             "",

@@ -24,6 +24,9 @@ class InvalidRequest(ValueError):  # noqa: N818  (it says what is the case)
         >>> print(InvalidRequest(["forget: expected samples, got an empty set."]))
         1 problem found, nothing was changed:
         1. forget: expected samples, got an empty set.
+        >>> import pickle
+        >>> pickle.loads(pickle.dumps(InvalidRequest(["seed: expected a number."], {"got": "x"}))).problems
+        ['seed: expected a number.']
     """
 
     def __init__(self, problems: Sequence[str], details: Mapping[str, Any] | None = None) -> None:

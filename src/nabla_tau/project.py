@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nabla_tau.errors import InvalidRequest, Problems, UnlearningWarning
+from nabla_tau.errors import InvalidRequest, Problems
 from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
 from nabla_tau.splitting import UNSEARCHED, split, without_ids
@@ -77,7 +77,7 @@ def read_project(
                     found = without_ids(arguments[name], ids, id_column or "")
                     if found is None:
                         kind = type(arguments[name]).__name__
-                        warnings.warn(f"{name}: {UNSEARCHED}: a {kind} has no rows.", UnlearningWarning, stacklevel=2)
+                        warnings.warn(f"{name}: {UNSEARCHED}: a {kind} has no rows.", stacklevel=2)
                     else:
                         arguments[name] = found
     problems.refuse()

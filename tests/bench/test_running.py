@@ -21,6 +21,7 @@ from nabla_tau.bench.reading import read_groups
 from nabla_tau.bench.running import run_cells
 from nabla_tau.bench.suites import ALL, cells_of
 from nabla_tau.bench.tables import tables
+from nabla_tau.bench.versions import SAME
 from nabla_tau.cli import app
 from nabla_tau.errors import InvalidRequest
 from nabla_tau.own_code import file_of, imported
@@ -71,6 +72,22 @@ def test_finished_cells_are_not_measured_again(measured):
     outcome = run_cells(cells, results, bench, say=said.append)
     assert (outcome.found, said) == (5, [])
     assert (files(results), files(bench.models, "*")) == before
+
+
+def test_finished_cells_of_other_code_are_counted_unless_it_gives_the_same_numbers(measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(results, tmp_path / "results")
+    path = tmp_path / "results" / next(cell.path for cell in cells if cell.method == "finetune")
+    now = json.loads(path.read_text())
+    path.write_text(json.dumps({**now, "method_code": "0a"}))
+    outcome = run_cells(cells, tmp_path / "results", bench)
+    assert (outcome.found, outcome.other_code, outcome.other_method) == (len(cells), 0, 1)
+    older, newer = ({"code": now["code"], "method_code": code, "commit": "c"} for code in ("0a", now["method_code"]))
+    entry = {"task": now["cell"]["task"], "method": "finetune", "older": older, "newer": newer, "cells": []}
+    (tmp_path / "results" / SAME).write_text(json.dumps({"same": [entry]}))
+    assert run_cells(cells, tmp_path / "results", bench).other_method == 0
+    path.write_text(json.dumps({**now, "code": "0a"}))
+    assert run_cells(cells, tmp_path / "results", bench).other_code == 1
 
 
 def test_the_smoke_suite_measures_every_method(measured, tmp_path):

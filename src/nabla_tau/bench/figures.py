@@ -119,7 +119,7 @@ def _draw_grid(columns: Sequence[Group], title: str, path: Path) -> None:
     axis.set_yticks(range(len(ALPHAS)), [f"{alpha:g}" for alpha in ALPHAS])
     axis.set_xlabel("forget fraction ρ")
     axis.set_ylabel("α₀")
-    axis.legend(fontsize=8, loc="upper left")
+    figure.legend(fontsize=8, loc="outside lower right")
     figure.suptitle(title, fontsize=9)
     _write(figure, path)
 
