@@ -149,6 +149,9 @@ def test_workers_end_with_the_run_that_started_them(how, ends, says, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a job in the background ignores it
     )
     while not list(tmp_path.rglob("original.json")):
         assert run.poll() is None
