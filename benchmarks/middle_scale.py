@@ -1,0 +1,92 @@
+"""∇τ on CIFAR-10 between the scales of the benchmark: 15,000 images, half of the width, the recipe of `full`.
+
+    NABLA_TAU_DATA=DIR python benchmarks/middle_scale.py --models MODELS --output results/middle_scale.json
+
+15 % at random, one seed, batches of 128. At `quick` a network has learned its images by heart in 15 passes; here it is
+trained as the paper trains, 50 passes with crops and flips, and knows little more of them than of others, so that what
+unlearning costs beside retraining, and what it leaves, are nearer to those of `full`. Beside the default stand its
+plans of two and of one pass over the larger set in place of three, and methods of the benchmark. Trains three models,
+some seventy minutes of one core, and prints a row for each model: the components of the gap to retrained, in points,
+the gap, seconds of the processor and their share of retraining's, steps, and what the audit says.
+"""
+
+import argparse
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from ablations import measured, without
+from nabla_tau.bench.cells import ORIGINAL, RETRAINED, UNLEARNING, Bench, Cell
+from nabla_tau.bench.clock import clock
+from nabla_tau.bench.gap import gap, values
+from nabla_tau.bench.slices import ForgetSet, Setting
+from nabla_tau.bench.storing import write_json
+from nabla_tau.bench.tasks import TASKS
+from nabla_tau.errors import UnlearningWarning
+from nabla_tau.problem import Method
+from step_report import machine
+
+SCALE, TASK, FORGET, SEED = "middle", "cifar10", "random-0.15", 0
+SIZES: dict[str, Any] = {"train": 15_000, "validation": 5000, "test": 5000, "width": 32, "batch_size": 128}
+
+METHODS: Mapping[str, Method] = {
+    "nabla_tau": UNLEARNING["nabla_tau"],
+    "nabla_tau, two passes": without(PASSES=2),
+    "nabla_tau, one pass": without(PASSES=1),
+    **{name: UNLEARNING[name] for name in ("nabla_tau_published", "amnesiac", "finetune", "scrub")},
+}
+
+
+def setting(bench: Bench) -> Setting:
+    recipes = TASKS[TASK].recipes
+    between = replace(recipes["full"], **SIZES, unlearning_batch_size=SIZES["batch_size"])
+    recipes[SCALE] = between  # type: ignore[index]
+    return Setting(Cell(SCALE, TASK, SEED, FORGET, ORIGINAL), bench)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--models", type=Path, required=True, help="trained models, to be used again")
+    arguments.add_argument("--output", type=Path)
+    options = arguments.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UnlearningWarning)
+    bench = Bench(options.models, torch.device("cpu"), Path(os.environ["NABLA_TAU_DATA"]))
+    request, seconds = ForgetSet(setting(bench), FORGET), clock(bench.device)
+    references = [measured(request, request.retrained[name].model, name) for name in RETRAINED]
+    retraining = fmean(request.retrained[name].seconds for name in RETRAINED)
+    rows: list[dict[str, Any]] = []
+
+    def add(name: str, model: nn.Module, took: float | None = None, steps: int | None = None) -> None:
+        record = measured(request, model, name)
+        found = {key: round(value, 2) for key, value in values(record).items()}
+        if not rows:
+            print("| model | " + " | ".join([*found, "gap", "seconds", "% of retraining", "steps", "audit"]) + " |")
+            print("| --- " * (len(found) + 6) + "|")
+        share = None if took is None else round(100 * took / retraining, 1)
+        row = {**found, "gap": round(gap(record, references), 2), "seconds": took and round(took, 1), "share": share}
+        row.update(steps=steps, audit=record["audit"]["verdict"]["kind"])
+        rows.append({"model": name, **row})
+        cells = " | ".join("–" if value is None else str(value) for value in row.values())
+        print(f"| {name} | {cells} |", flush=True)
+
+    add(ORIGINAL, request.setting.original.model)
+    for name in RETRAINED:
+        add(name, request.retrained[name].model, request.retrained[name].seconds)
+    for name, method in METHODS.items():
+        started = seconds()
+        model, done = request.unlearn(method, None)
+        add(name, model, seconds() - started, done[0]["settings"]["steps_done"])
+    if options.output is not None:
+        write_json(options.output, {"machine": machine(bench.device), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
