@@ -59,10 +59,11 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UnlearningWarning)
     bench = Bench(options.models, torch.device("cpu"), Path(os.environ["NABLA_TAU_DATA"]))
+    report: dict[str, Any] = {"machine": machine(bench.device), "rows": []}
     request, seconds = ForgetSet(setting(bench), FORGET), clock(bench.device)
     references = [measured(request, request.retrained[name].model, name) for name in RETRAINED]
     retraining = fmean(request.retrained[name].seconds for name in RETRAINED)
-    rows: list[dict[str, Any]] = []
+    rows = report["rows"]
 
     def add(name: str, model: nn.Module, took: float | None = None, steps: int | None = None) -> None:
         record = measured(request, model, name)
@@ -85,7 +86,7 @@ def main() -> None:
         model, done = request.unlearn(method, None)
         add(name, model, seconds() - started, done[0]["settings"]["steps_done"])
     if options.output is not None:
-        write_json(options.output, {"machine": machine(bench.device), "rows": rows})
+        write_json(options.output, report)
 
 
 if __name__ == "__main__":
