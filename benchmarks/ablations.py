@@ -57,17 +57,17 @@ def descend_in_units_of_the_loss(*arguments: Any, unit: float, **named: Any) -> 
 class LinearlyFalling(DEFAULT.Settings):  # type: ignore[name-defined,misc]
     """α₀ (1 − e/E), as published."""
 
-    def alpha(self, epoch: int) -> float:
-        """α of a pass; after the planned ones as in the default."""
-        return float(self.first_alpha * (1 - epoch / self.epochs if epoch < self.epochs else 1.0))
+    def alpha(self, progress: float) -> float:
+        """α of a pass; after the plan as in the default."""
+        return float(self.first_alpha * (1 - progress if progress < 1 else 1.0))
 
 
 class Unpushed(DEFAULT.Settings):  # type: ignore[name-defined,misc]
-    """No push after the planned passes."""
+    """No push after the plan."""
 
-    def alpha(self, epoch: int) -> float:
+    def alpha(self, progress: float) -> float:
         """α of a pass."""
-        return float(super().alpha(epoch)) if epoch < self.epochs else 0.0
+        return float(super().alpha(progress)) if progress < 1 else 0.0
 
 
 def descend_without_yielding(*arguments: Any, alpha: float, largest_weight: float, **named: Any) -> Step:
@@ -89,8 +89,9 @@ VARIANTS = {
     "α₀ = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),
     "80 steps at least": without(LEAST_STEPS=80),
     "320 steps at least": without(LEAST_STEPS=320),
-    "ends after E passes": without(REPAIRED=math.inf),
-    "no push after E passes": without(Settings=Unpushed),
+    "the plan is not cut short": without(REACHED=math.inf),
+    "ends after the plan": without(REPAIRED=math.inf),
+    "no push after the plan": without(Settings=Unpushed),
     "no ascent": without(ALPHA_PER_FORGET_FRACTION=0.0),
 }
 OF_LABELS = {"no price of removed labels": without(replace(FACTS, prices=False))}

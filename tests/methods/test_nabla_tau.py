@@ -4,6 +4,7 @@ import copy
 import math
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from statistics import fmean
 
 import pytest
@@ -15,7 +16,7 @@ from nabla_tau import losses, unlearn
 from nabla_tau.methods.nabla_tau import LEARNING_RATES, derive, settle
 from nabla_tau.objective import RunningMean, descend
 from nabla_tau.problem import Epoch, NonFiniteLoss
-from nabla_tau.unlearning import Request
+from nabla_tau.unlearning import REACHED, Request
 from tests.conftest import clusters, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")
@@ -234,7 +235,7 @@ def test_the_forget_set_does_not_come_back_with_the_retain_set(memorised, monkey
 
     pushed = forget_loss()
     monkeypatch.setattr(
-        DEFAULT.Settings, "alpha", lambda self, epoch: alpha(self, epoch) if epoch < self.epochs else 0.0
+        DEFAULT.Settings, "alpha", lambda self, progress: alpha(self, progress) if progress < 1 else 0.0
     )
     assert forget_loss() < 0.6 * pushed
 
@@ -249,11 +250,62 @@ def test_passes_that_bring_nothing_back_end_the_run(memorised, monkeypatch, foun
     The first look is no measure of gain: the push is there again after it.
     """
     left = iter(found)
-    monkeypatch.setattr(DEFAULT, "_retain_loss", lambda problem, retain_mean: next(left))
+
+    def retain_loss(problem, retain_mean):
+        return next(left) if problem.steps >= problem.settings["steps"] else 9.0
+
+    monkeypatch.setattr(DEFAULT, "_retain_loss", retain_loss)
     unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
     settings = unlearned.settings
     assert settings["look_every"] == math.ceil(20 / 3)  # three batches a pass
     assert len(unlearned.epochs) == settings["epochs"] + (looks - 1) * settings["look_every"]
+
+
+def test_a_plan_is_cut_short_once_both_sets_are_where_they_should_be(memorised, monkeypatch):
+    looks, rates, totals = [], [], []
+
+    def watched(problem, optimizer, *arguments, **named):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return descend(problem, optimizer, *arguments, **named)
+
+    def retain_loss(problem, retain_mean):
+        looks.append(problem.steps)
+        return 0.0
+
+    monkeypatch.setattr(DEFAULT, "descend", watched)
+    monkeypatch.setattr(DEFAULT, "_retain_loss", retain_loss)
+    request = Request(memorised, **SETS, device="cpu", batch_size=64)
+    request.on_step = lambda done, total: totals.append(total)
+    unlearned = request.run()
+    settings, batches = unlearned.settings, 3
+    cut = settings["plan_cut_short_after"]
+    assert cut in looks
+    assert unlearned.reached_target
+    assert settings["steps_done"] == cut + settings["look_every"] * batches < settings["steps"]
+    assert list(dict.fromkeys(totals)) == [settings["steps"], settings["steps_done"]]
+    first = settings["learning_rate"]
+    planned = [first * (1 - 0.9 * epoch / settings["epochs"]) for epoch in range(cut // batches)]
+    assert rates[:cut:batches] == pytest.approx(planned)
+    falls = [earlier - later for earlier, later in pairwise(rates[cut::batches])]
+    assert falls == pytest.approx([falls[0]] * len(falls))
+    assert rates[-1] - falls[0] == pytest.approx(first / 10)
+    alphas = [epoch.alpha for epoch in unlearned.epochs[cut // batches :]]
+    assert alphas == sorted(alphas, reverse=True)
+
+    monkeypatch.setattr(DEFAULT, "REACHED", math.inf)  # the forget set never is
+    whole = unlearn(memorised, **SETS, device="cpu", batch_size=64).settings
+    assert whole["steps_done"] == whole["steps"]
+    assert "plan_cut_short_after" not in whole
+
+
+def test_a_plan_is_not_cut_short_while_the_retain_set_costs_more_than_it_did(memorised):
+    settings = unlearn(memorised, **SETS, device="cpu", batch_size=64).settings
+    assert settings["steps_done"] >= settings["steps"]
+    assert "plan_cut_short_after" not in settings
+
+
+def test_it_is_asked_as_much_of_the_forget_set_as_in_the_end():
+    assert DEFAULT.REACHED == REACHED
 
 
 def test_a_loader_with_an_order_of_its_own_is_judged_by_the_batches_it_gives(memorised, monkeypatch):

@@ -27,6 +27,10 @@ PASSES = 3
 MOST_EPOCHS = 80
 LEAST_STEPS = 160
 
+# They are cut short once the retain set is back and the forget set as far on its way to the target as a run is asked to
+# be in the end: what is left of rate and α is then gone through in as many steps as a trial has.
+REACHED = 9 / 10
+
 # After them the run goes on while the retain set is not back: while the batches that judge a trial cost more than they
 # did, by a hundredth of what was memorised. They are looked at after as many steps as a trial has. The push is there
 # again, or the forget set would come back too. Steps that bring nothing back end it, and so do as many as were planned.
@@ -79,13 +83,9 @@ class Settings:
     target_refreshes: int
     look_every: int
 
-    def alpha(self, epoch: int) -> float:
-        """α falls late to 0 over E epochs; where the run goes on after them, it is α₀ again."""
-        return self.first_alpha * (1 - (epoch / self.epochs) ** 2 if epoch < self.epochs else 1.0)
-
-    def is_look(self, epoch: int) -> bool:
-        """Whether it is looked at before this pass, one after the planned ones, if the retain set is back."""
-        return epoch >= self.epochs and (epoch - self.epochs) % self.look_every == 0
+    def alpha(self, progress: float) -> float:
+        """α falls late to 0 while the plan is gone through; where the run goes on after it, it is α₀ again."""
+        return self.first_alpha * (1 - progress**2 if progress < 1 else 1.0)
 
 
 def derive(problem: Problem) -> Settings:
@@ -144,8 +144,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     The objective of the paper under one rule. With ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
 
-        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − (e/E)²) in epoch e < E, then α₀
+        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − x²) while x < 1, then α₀
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L_r > L_r⁰ + m/100
+        x = e/E in epoch e; once L_r ≤ L_r⁰ and L̄_f is 0.9 of its way to τ, x rises to 1 within 20 steps
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
         c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
@@ -168,26 +169,26 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     an order of its own: the forget set, if that costs more), the less it may weigh, and nothing once the retain set,
     too, has lost what was memorised of the forget set.
 
-    α falls late: what is pushed only at the start comes back while the retain set is repaired. Where that is not back
-    after E passes, the run goes on, as long as that brings it nearer and for as many again at most, with α₀ again,
-    which pushes where the forget set comes back too. L_r is then what the five batches cost that L_r⁰
-    was measured on, looked at after every 20 steps (where a loader has an order of its own: L̄_r).
+    α falls late: what is pushed only at the start comes back while the retain set is repaired. Every 20 steps L_r is
+    looked at: what the five batches cost now that L_r⁰ was measured on (where a loader has an order of its own: L̄_r).
+    Once it is back, and the forget set where it should be, what is left of the plan is gone through in 20 steps: more
+    would only fit the retain set further. Where it is not back after the plan, the run goes on, as long as that brings
+    it nearer and for 2E passes at most, with α₀ again, which pushes where the forget set comes back too.
 
     Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
-    rate that falls linearly to a tenth; retain batches follow one another, pass after pass; τ is measured before every
-    fifth epoch, at most 16 times in E; eval mode, dropout off. The first pass with nothing left to push takes AdamW's
-    momentum, so that the ascent does not roll on.
+    rate that falls to a tenth, linearly in x; retain batches follow one another, pass after pass; τ is measured before
+    every fifth epoch, at most 16 times in E, and where L_r is seen to be back; eval mode, dropout off. The first pass
+    with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
 
-    The running statistics of batch norm become means over the retain batches of those E passes (`batch_norm.followed`).
+    The running statistics of batch norm become means over the retain batches of the plan (`batch_norm.followed`).
     Those of the original describe a model that is no longer there: it comes back from less, and is harmed by more. In
     the passes after them they stand still: what follows takes back the shift that the descent has just made.
 
-    It stops early once no step between two measurements of τ had anything to push and the retain loss is back.
-
     The learning rate is the first of 3e-3, 1e-3 (the published one), 3e-4, 1e-4, 3e-5 and 1e-5 from which the
-    model comes back: 20 steps on retain batches alone, undone afterwards, may move the loss of five others by a third
-    of the way to that of unseen data. The weights are shrunk by a tenth if it comes back from that too. The faster it
-    moves and the less is left of its margins, the more is forgotten that the descent does not repeat.
+    model comes back: 20 steps on retain batches alone, undone afterwards, may move the loss of five others by a
+    third of the way to that of unseen data, counted up to c. The weights are shrunk by a tenth if it comes back from
+    that too. The faster it moves and the less is left of its margins, the more is forgotten that the descent does not
+    repeat.
 
     The published formulas push almost nothing for one row, and break down from ρ = ½ on.
 
@@ -227,7 +228,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         most_trial_steps=TRIAL_STEPS * len(LEARNING_RATES),  # of all rates but the lowest, and of smaller weights
     )
     problem.announce(settings.steps)
-    unseen_loss, first_target = problem.unseen_loss(), problem.target_loss()
+    first_target = problem.target_loss()
     deviation = problem.target_loss(lambda losses: (losses - first_target).abs())
     largest = first_target + LARGEST_DEVIATION * max(deviation, LEAST_DEVIATION * abs(first_target))
     problem.largest_loss = largest
@@ -235,42 +236,46 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     forget_mean = RunningMean(
         problem.mean_loss(problem.forget, of=bounded), share=max(LAST_BATCH, 1 / problem.forget.batches)
     )
-    memory = memorised(problem.unseen_loss(bounded), forget_mean.value)
+    forget_loss_before, unseen_loss = forget_mean.value, problem.unseen_loss(bounded)
+    memory = memorised(unseen_loss, forget_loss_before)
     unit = UNIT * memory
     problem.settings.update(
         largest_loss=largest,
-        counted_forget_loss_before=forget_mean.value,
+        counted_forget_loss_before=forget_loss_before,
         loss_unit=unit,
         last_batch=forget_mean.share,
     )
     start = settle(problem, unseen_loss)
     usual = start.retain_loss
     if problem.retain.fetch is None:  # an order of its own may come to its dear rows late; both sets were trained on
-        usual = max(usual, forget_mean.value)
+        usual = max(usual, forget_loss_before)
     norms = changing_batch_norms(problem.model)
     problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(norms))
     retain_mean = RunningMean(usual, share=LAST_BATCH)
     repair = Repair(usual + REPAIRED * memory)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, settings.epochs)
+    course = Course(settings.epochs, settings.look_every)
+    schedule = course.schedule(optimizer)
     forget_order, retain = problem.generator(0), retain_batches(problem)
     target_loss = problem.target_loss(bounded)
     step: Step | None = None
-    at_rest = False  # nothing to push and nothing to repair since τ was measured
-    forget_loss, pushed = -math.inf, False  # of the last pass
+    pushed = False  # in the last pass
     for epoch in range(2 * settings.epochs):
         started = time.perf_counter()
-        if settings.is_look(epoch) and not repair.goes_on(_retain_loss(problem, retain_mean)):
+        looked = course.is_look(epoch)
+        if looked and epoch >= course.end and not repair.goes_on(_retain_loss(problem, retain_mean)):
             break
-        problem.announce(settings.steps if epoch < settings.epochs else settings.most_steps)
-        if epoch and epoch % settings.refresh_target_every == 0:
+        back = looked and epoch < course.end and _retain_loss(problem, retain_mean) <= usual
+        if back or (epoch and epoch % settings.refresh_target_every == 0):
             target_loss = problem.target_loss(bounded)
-            if at_rest and forget_loss >= target_loss:
-                break
-        if epoch % settings.refresh_target_every == 0:
-            at_rest = True
-        alpha = settings.alpha(epoch)
+        if back and forget_mean.value >= target_loss - (1 - REACHED) * abs(target_loss - forget_loss_before):
+            course.cut_short(epoch)
+            schedule = course.schedule(optimizer)
+            problem.settings.update(plan_cut_short_after=problem.steps)
+        problem.announce((course.end if epoch < course.end else 2 * settings.epochs) * problem.forget.batches)
+        following = norms if epoch < course.end else []
+        alpha = settings.alpha(course.progress(epoch))
         means = PassMeans()
         for forget_batch in problem.one_pass(problem.forget, forget_order):
             retain_batch = next(retain)
@@ -287,22 +292,66 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                 largest_weight=(1 - alpha) * max(1 - lost, 0.0),
                 unit=unit,
                 running=forget_mean,
-                around_retain=partial(followed, problem, norms if epoch < settings.epochs else []),
+                around_retain=partial(followed, problem, following),
             )
             means.add(step)
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
         yield done
         if pushed and not done.ascent_weight:
             lose_momentum(optimizer)
-        forget_loss, pushed = done.forget_loss or 0.0, bool(done.ascent_weight)
-        repaired = done.retain_loss is not None and done.retain_loss <= start.retain_loss
-        at_rest = at_rest and not pushed and repaired
+        pushed = bool(done.ascent_weight)
         schedule.step()
 
 
 @dataclass
+class Course:
+    """How the plan is gone through: its progress x goes from 0 to 1 over E passes, or in fewer once it is cut short.
+
+    Attributes:
+        end: passes after which it is done.
+        look_every: passes from look to look, and those that are left of it once it is cut short.
+        start: the pass from which on progress is as it is now.
+        done: progress then.
+
+    Example:
+        >>> course = Course(end=10, look_every=2)
+        >>> course.progress(4)
+        0.4
+        >>> course.cut_short(4)
+        >>> [course.progress(epoch) for epoch in (4, 5, 6)], [course.is_look(epoch) for epoch in (5, 6, 7, 8)]
+        ([0.4, 0.7, 1.0], [False, True, False, True])
+    """
+
+    end: int
+    look_every: int
+    start: int = 0
+    done: float = 0.0
+
+    def progress(self, epoch: int) -> float:
+        """Progress x before this pass."""
+        return min(self.done + (1 - self.done) * (epoch - self.start) / (self.end - self.start), 1.0)
+
+    def is_look(self, epoch: int) -> bool:
+        """Whether it is looked at before a pass if the retain set is back: after the plan, or while it can be cut."""
+        if epoch >= self.end:
+            return (epoch - self.end) % self.look_every == 0
+        return 0 < epoch < self.end - self.look_every and epoch % self.look_every == 0
+
+    def cut_short(self, epoch: int) -> None:
+        """What is left is gone through from this pass to the next look."""
+        self.done, self.start = self.progress(epoch), epoch
+        self.end = epoch + self.look_every
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LinearLR:
+        """The rate falls from what it is to a tenth of the first, linearly in x."""
+        rate_now = 1 - (1 - LAST_LEARNING_RATE_FACTOR) * self.done
+        last = LAST_LEARNING_RATE_FACTOR / rate_now
+        return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last, self.end - self.start)
+
+
+@dataclass
 class Repair:
-    """Whether the run goes on after the planned passes.
+    """Whether the run goes on after the plan.
 
     Attributes:
         allowed: what the retain set may cost, L_r⁰ + m/100.
@@ -356,12 +405,12 @@ def settle(problem: Problem, unseen_loss: float) -> Start:
     """The highest learning rate from which the model comes back on the retain set, and whether smaller weights do too.
 
     A trial is a few steps of AdamW on retain batches alone, at rates that fall to a tenth as in the run, undone
-    afterwards. Five other retain batches may then have moved a third of the way from what they cost the original model
-    to what unseen data costs it. The lowest rate is taken untried, and so is no shrinking at all.
+    afterwards. Five other retain batches may then have moved a third of the way from what they cost the original
+    model to what unseen data costs it. The lowest rate is taken untried, and so is no shrinking at all.
 
     Args:
         problem: the request; its settings take what was chosen and what each trial found.
-        unseen_loss: mean loss of the original model over the validation set.
+        unseen_loss: mean loss of the original model over the validation set, as far as losses count.
 
     Raises:
         NonFiniteLoss: if the original's loss on a retain batch is NaN or infinite.
