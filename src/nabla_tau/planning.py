@@ -29,7 +29,7 @@ class Plan:
         samples: rows of each set.
         batch_size: samples per global batch of each set.
         epochs: passes over the forget set.
-        steps: optimiser updates; a method may stop early, once nothing is left to push.
+        steps: optimiser updates; a method may make fewer, once nothing is left to gain.
         most_steps: the same where the method goes on because the retain set is not back.
         seconds_per_step: from two steps, after one that is not counted, by the samples that they and all steps read.
         seconds: steps and measurements of the target together; the checks, already done, not counted.
