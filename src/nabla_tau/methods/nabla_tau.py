@@ -169,16 +169,16 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     an order of its own: the forget set, if that costs more), the less it may weigh, and nothing once the retain set,
     too, has lost what was memorised of the forget set.
 
-    α falls late: what is pushed only at the start comes back while the retain set is repaired. Every 20 steps L_r is
-    looked at: what the five batches cost now that L_r⁰ was measured on (where a loader has an order of its own: L̄_r).
-    Once it is back, and the forget set where it should be, what is left of the plan is gone through in 20 steps: more
-    would only fit the retain set further. Where it is not back after the plan, the run goes on, as long as that brings
-    it nearer and for 2E passes at most, with α₀ again, which pushes where the forget set comes back too.
+    α falls late: what is pushed only at the start comes back while the retain set is repaired. Every 20 steps, once the
+    forget set is where it should be, L_r is looked at: what the five batches cost now that L_r⁰ was measured on (where
+    a loader has an order of its own: L̄_r). Is it back, what is left of the plan is gone through in 20 steps: more would
+    only fit the retain set further. Where it is not back after the plan, the run goes on, as long as that brings it
+    nearer and for 2E passes at most, with α₀ again, which pushes where the forget set comes back too.
 
     Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
     rate that falls to a tenth, linearly in x; retain batches follow one another, pass after pass; τ is measured before
-    every fifth epoch, at most 16 times in E, and where L_r is seen to be back; eval mode, dropout off. The first pass
-    with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
+    every fifth epoch, at most 16 times in E, and where the plan may be cut short; eval mode, dropout off. The first
+    pass with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
 
     The running statistics of batch norm become means over the retain batches of the plan (`batch_norm.followed`).
     Those of the original describe a model that is no longer there: it comes back from less, and is harmed by more. In
@@ -266,10 +266,14 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         looked = course.is_look(epoch)
         if looked and epoch >= course.end and not repair.goes_on(_retain_loss(problem, retain_mean)):
             break
-        back = looked and epoch < course.end and _retain_loss(problem, retain_mean) <= usual
+        back = (
+            (looked and epoch < course.end)
+            and reached(forget_mean.value, forget_loss_before, target_loss)
+            and _retain_loss(problem, retain_mean) <= usual
+        )
         if back or (epoch and epoch % settings.refresh_target_every == 0):
             target_loss = problem.target_loss(bounded)
-        if back and forget_mean.value >= target_loss - (1 - REACHED) * abs(target_loss - forget_loss_before):
+        if back and reached(forget_mean.value, forget_loss_before, target_loss):
             course.cut_short(epoch)
             schedule = course.schedule(optimizer)
             problem.settings.update(plan_cut_short_after=problem.steps)
@@ -373,6 +377,16 @@ class Repair:
         """
         self.found.append(retain_loss)
         return retain_loss > self.allowed and (len(self.found) < 3 or retain_loss < self.found[-2])
+
+
+def reached(loss: float, before: float, target_loss: float) -> bool:
+    """Whether the forget set is as far on its way to the target as a run is asked to be in the end.
+
+    Example:
+        >>> reached(1.9, before=1.0, target_loss=2.0), reached(1.8, before=1.0, target_loss=2.0)
+        (True, False)
+    """
+    return loss >= target_loss - (1 - REACHED) * abs(target_loss - before)
 
 
 def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
