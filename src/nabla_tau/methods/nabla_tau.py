@@ -33,7 +33,7 @@ REACHED = 9 / 10
 
 # After them the run goes on while the retain set is not back: while the batches that judge a trial cost more than they
 # did, by a hundredth of what was memorised. They are looked at after as many steps as a trial has. The push is there
-# again, or the forget set would come back too. Steps that bring nothing back end it, and so do as many as were planned.
+# again, or the forget set would come back too. Steps that bring nothing back end it, and so do twice the planned ones.
 REPAIRED = 1 / 100
 
 # The target is measured every fifth epoch as published, but no more often than over 80 epochs.
@@ -146,7 +146,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − x²) while x < 1, then α₀
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L_r > L_r⁰ + m/100
-        x = e/E in epoch e; once L_r ≤ L_r⁰ and L̄_f is 0.9 of its way to τ, x rises to 1 within 20 steps
+        x = e/E in epoch e; once L_r ≤ L_r⁰ and L_f is 0.9 of its way to τ, x goes on to 1 in 20 steps
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
         c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
@@ -169,11 +169,12 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     an order of its own: the forget set, if that costs more), the less it may weigh, and nothing once the retain set,
     too, has lost what was memorised of the forget set.
 
-    α falls late: what is pushed only at the start comes back while the retain set is repaired. Every 20 steps, once the
-    forget set is where it should be, L_r is looked at: what the five batches cost now that L_r⁰ was measured on (where
-    a loader has an order of its own: L̄_r). Is it back, what is left of the plan is gone through in 20 steps: more would
-    only fit the retain set further. Where it is not back after the plan, the run goes on, as long as that brings it
-    nearer and for 2E passes at most, with α₀ again, which pushes where the forget set comes back too.
+    α falls late: what is pushed only at the start comes back while the retain set is repaired. Every 20 steps, once L̄_f
+    is where it should be, L_r is looked at: what the five batches cost now that L_r⁰ was measured on (where a loader
+    has an order of its own: L̄_r, set against those five). Is it back, and so far the whole forget set, what is left of
+    the plan is gone through in 20 steps, or a pass where that is longer: more would only fit the retain set further.
+    Where it is not back after the plan, the run goes on, as long as that brings it nearer and for 2E passes in all,
+    with α₀ again, which pushes where the forget set comes back too.
 
     Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
     rate that falls to a tenth, linearly in x; retain batches follow one another, pass after pass; τ is measured before
@@ -255,34 +256,32 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     repair = Repair(usual + REPAIRED * memory)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
-    course = Course(settings.epochs, settings.look_every)
-    schedule = course.schedule(optimizer)
+    course = Course(optimizer, settings.epochs, problem.forget.batches)
     forget_order, retain = problem.generator(0), retain_batches(problem)
     target_loss = problem.target_loss(bounded)
     step: Step | None = None
     pushed = False  # in the last pass
     for epoch in range(2 * settings.epochs):
         started = time.perf_counter()
-        looked = course.is_look(epoch)
+        looked = course.is_look(epoch, settings.look_every)
         if looked and epoch >= course.end and not repair.goes_on(_retain_loss(problem, retain_mean)):
             break
+        problem.announce(settings.steps if epoch < settings.epochs else settings.most_steps)
         back = (
             (looked and epoch < course.end)
             and reached(forget_mean.value, forget_loss_before, target_loss)
-            and _retain_loss(problem, retain_mean) <= usual
+            and _retain_loss(problem, retain_mean) <= start.retain_loss
         )
         if back or (epoch and epoch % settings.refresh_target_every == 0):
             target_loss = problem.target_loss(bounded)
-        if back and reached(forget_mean.value, forget_loss_before, target_loss):
-            course.cut_short(epoch)
-            schedule = course.schedule(optimizer)
+        if back and reached(problem.mean_loss(problem.forget, of=bounded), forget_loss_before, target_loss):
+            course.cut_short(epoch, settings.look_every)
             problem.settings.update(plan_cut_short_after=problem.steps)
-        problem.announce((course.end if epoch < course.end else 2 * settings.epochs) * problem.forget.batches)
         following = norms if epoch < course.end else []
-        alpha = settings.alpha(course.progress(epoch))
         means = PassMeans()
-        for forget_batch in problem.one_pass(problem.forget, forget_order):
+        for number, forget_batch in enumerate(problem.one_pass(problem.forget, forget_order)):
             retain_batch = next(retain)
+            alpha = settings.alpha(course.progress(epoch, number))
             if step is not None:  # read only now, so that a GPU computes while batches are loaded
                 retain_mean.add(float(step.retain_loss))
             lost = max(retain_mean.value - usual, 0.0) / memory
@@ -299,58 +298,77 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                 around_retain=partial(followed, problem, following),
             )
             means.add(step)
+            course.step_done()
         done = means.epoch(alpha, target_loss, time.perf_counter() - started)
         yield done
         if pushed and not done.ascent_weight:
             lose_momentum(optimizer)
         pushed = bool(done.ascent_weight)
-        schedule.step()
+        course.pass_done()
 
 
-@dataclass
 class Course:
-    """How the plan is gone through: its progress x goes from 0 to 1 over E passes, or in fewer once it is cut short.
+    """How the plan is gone through: its progress x goes from 0 to 1 over E passes, the learning rate to a tenth.
+
+    A pass has one x, until the plan is cut short: then what is left is gone through step by step.
+
+    Args:
+        optimizer: its rate is that of the first pass.
+        epochs: passes, E.
+        batches: steps of a pass.
 
     Attributes:
-        end: passes after which it is done.
-        look_every: passes from look to look, and those that are left of it once it is cut short.
-        start: the pass from which on progress is as it is now.
-        done: progress then.
+        end: passes after which the plan is done.
 
     Example:
-        >>> course = Course(end=10, look_every=2)
+        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
+        >>> course = Course(optimizer, epochs=10, batches=2)
         >>> course.progress(4)
         0.4
-        >>> course.cut_short(4)
-        >>> [course.progress(epoch) for epoch in (4, 5, 6)], [course.is_look(epoch) for epoch in (5, 6, 7, 8)]
-        ([0.4, 0.7, 1.0], [False, True, False, True])
+        >>> course.cut_short(4, passes=2)
+        >>> [round(course.progress(epoch, step), 2) for epoch in (4, 5, 6) for step in (0, 1)]
+        [0.4, 0.55, 0.7, 0.85, 1.0, 1.0]
     """
 
-    end: int
-    look_every: int
-    start: int = 0
-    done: float = 0.0
+    def __init__(self, optimizer: torch.optim.Optimizer, epochs: int, batches: int) -> None:
+        self.end, self.batches = epochs, batches
+        self.cut: int | None = None
+        self.done = 0.0  # of it, when it was cut short
+        self.schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, epochs)
 
-    def progress(self, epoch: int) -> float:
-        """Progress x before this pass."""
-        return min(self.done + (1 - self.done) * (epoch - self.start) / (self.end - self.start), 1.0)
-
-    def is_look(self, epoch: int) -> bool:
-        """Whether it is looked at before a pass if the retain set is back: after the plan, or while it can be cut."""
+    def progress(self, epoch: int, step: int = 0) -> float:
+        """Progress x before this step of this pass."""
         if epoch >= self.end:
-            return (epoch - self.end) % self.look_every == 0
-        return 0 < epoch < self.end - self.look_every and epoch % self.look_every == 0
+            return 1.0
+        if self.cut is None:
+            return epoch / self.end
+        return self.done + (1 - self.done) * ((epoch - self.cut) * self.batches + step) / self._steps_left(self.cut)
 
-    def cut_short(self, epoch: int) -> None:
-        """What is left is gone through from this pass to the next look."""
-        self.done, self.start = self.progress(epoch), epoch
-        self.end = epoch + self.look_every
+    def is_look(self, epoch: int, every: int) -> bool:
+        """Whether it is looked at before this pass if the retain set is back: after the plan, or to cut it short."""
+        if epoch >= self.end:
+            return (epoch - self.end) % every == 0
+        return 0 < epoch < self.end - every and epoch % every == 0
 
-    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LinearLR:
-        """The rate falls from what it is to a tenth of the first, linearly in x."""
+    def cut_short(self, epoch: int, passes: int) -> None:
+        """What is left from this pass on is gone through in so many passes."""
+        self.done, self.cut, self.end = self.progress(epoch), epoch, epoch + passes
         rate_now = 1 - (1 - LAST_LEARNING_RATE_FACTOR) * self.done
-        last = LAST_LEARNING_RATE_FACTOR / rate_now
-        return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last, self.end - self.start)
+        optimizer, last = self.schedule.optimizer, LAST_LEARNING_RATE_FACTOR / rate_now
+        self.schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last, self._steps_left(epoch))
+
+    def step_done(self) -> None:
+        """The rate falls step by step where the plan is cut short."""
+        if self.cut is not None:
+            self.schedule.step()
+
+    def pass_done(self) -> None:
+        """It falls pass by pass until then."""
+        if self.cut is None:
+            self.schedule.step()
+
+    def _steps_left(self, epoch: int) -> int:
+        return (self.end - epoch) * self.batches
 
 
 @dataclass
