@@ -79,8 +79,8 @@ class Plan:
         trials = f", after trials of at most {self.trial_seconds:,.0f} s" if self.trial_seconds else ""
         steps, more_time, most_hours = f"at most {self.steps:,}, in {self.epochs} passes over the forget set", "", ""
         if self.repair_seconds:
-            steps = f"{self.steps:,} in {self.epochs} passes over the forget set, up to {self.most_steps:,} while the "
-            steps += "retain set is not back"
+            steps = f"{self.steps:,} in {self.epochs} passes over the forget set, fewer once both sets are where they "
+            steps += f"should be, up to {self.most_steps:,} while the retain set is not back"
             more_time = f", and {self.repair_seconds:,.0f} s more at most while the retain set is not back"
             most_hours = f", then {self.most_device_hours:.3g}"
         lines = [
@@ -238,7 +238,7 @@ def _measured_batches(problem: Problem) -> int:
     share = 0.0 if problem.removed is None else problem.removed.share
     bounded = not math.isinf(problem.largest_loss)
     targets = int(problem.settings.get("target_refreshes", 0)) + (3 if bounded else 0) + (2 if share else 0)
-    # 4: unseen data and as much of the retain set, before and after
+    # 4: unseen data and as much of the retain set, before and after; 2: for the unit, and about as much to look
     passes = 4 + (2 if bounded else 0) + _target_passes(problem) * targets
     return passes * problem.validation.batches + (4 if bounded else 2) * problem.forget.batches
 
