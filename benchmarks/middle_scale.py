@@ -5,8 +5,8 @@
 15 % at random, one seed, batches of 128. At `quick` a network has learned its images by heart in 15 passes; here it is
 trained as the paper trains, 50 passes with crops and flips, and knows little more of them than of others, so that what
 unlearning costs beside retraining, and what it leaves, are nearer to those of `full`. Trains three models, some seventy
-minutes of one core, and prints a row for each model: the components of the gap to retrained, in points, the gap, seconds
-of the processor and their share of retraining's, steps, and what the audit says.
+minutes of one core, and prints a row for each model: the components of the gap to retrained, in points, the gap,
+seconds of the processor and their share of retraining's, steps, and what the audit says.
 """
 
 import argparse
