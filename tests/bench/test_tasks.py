@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,3 +111,15 @@ def test_training_is_the_same_again_and_leaves_the_random_state(pool):
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("rows", "batches"), [(150, [64, 64, 22]), (136, [64, 64, 8]), (135, [64, 64]), (65, [64]), (5, [5]), (1, [])]
+)
+def test_a_pass_does_not_end_on_a_batch_of_a_few_rows(pool, rows, batches):
+    task, seen = TASKS["noisy_digits"], []
+    counting = replace(task, loss=lambda model, batch: (seen.append(len(batch[1])), task.loss(model, batch))[1])
+    images, targets = pool.rows
+    recipe = replace(task.recipes["quick"], epochs=2, batch_size=64)
+    trained(counting, recipe, (images[:rows], targets[:rows]), seed=0, device=torch.device("cpu"))
+    assert seen == 2 * batches
