@@ -198,6 +198,11 @@ def test_too_few_samples(original):
     assert "retain: expected at least 20 comparable samples, got 15" in str(caught.value)
 
 
+def test_a_test_set_that_was_the_validation_set_is_refused_for_that(original):
+    with pytest.raises(InvalidRequest, match=r"test: .* got 0, after 300 that are repeats or stand in another set too"):
+        audited(original, validation=tuple(column.clone() for column in TEST))
+
+
 def test_retrained_models_of_another_shape(original):
     with pytest.raises(InvalidRequest, match="retrained 1: expected 3 outputs"):
         audited(original, retrained=[nn.Linear(6, 5)])

@@ -8,6 +8,7 @@ import matplotlib
 import pytest
 
 from nabla_tau.auditing.page import LONGEST, TITLES, page
+from nabla_tau.auditing.report import Report
 from tests.auditing.sample_report import sample_report
 
 ATTACK = "<script>document.title = 'owned'</script><img src=x onerror=\"alert('1')\">"
@@ -45,6 +46,16 @@ def test_the_numbers_are_there(html):
         *(model["fingerprint"] for model in report["models"]),
     ):
         assert part in text, part
+
+
+def test_a_pass_that_nothing_forgotten_might_have_had_too_says_so():
+    report = sample_report(power={"smallest_fraction": None, "power": 0.8, "level": 0.05})
+    text = text_of(page(report))
+    assert text.count("a model that had forgotten nothing would be missed in more than 20 % of cases") == 2
+    assert "not available of the forget set" not in text
+    report["verdict"]["advice"] = "Nothing to do."
+    told = " ".join(str(Report(report)).split())
+    assert "with nothing forgotten, 20% of such audits or more would have found nothing either" in told
 
 
 def test_every_drawing_has_its_numbers_in_words(html):

@@ -142,7 +142,7 @@ class _Audit:
         started = time.perf_counter()
         loss, findings = self.check_data()
         dropped = _left_out(findings)
-        _require_enough({name: self.sources[name].size - len(dropped.get(name, ())) for name in SETS})
+        _require_enough({name: self.sources[name].size - len(dropped.get(name, ())) for name in SETS}, dropped)
         scores = self.score_all(loss)
         described = dict(scores["unlearned"])
         for one in scores.values():
@@ -153,7 +153,7 @@ class _Audit:
         for one in scores.values():
             one["forget"] = one["forget"].take(kept)
         sizes = len(kept), len(matched)
-        _require_enough({"forget": sizes[0], "retain": len(scores["unlearned"]["retain"]), "test": sizes[1]})
+        _require_enough({"forget": sizes[0], "retain": len(scores["unlearned"]["retain"]), "test": sizes[1]}, dropped)
         task = task_of(loss)
         measured = [measure_model(name, one, matched, task, seed=self.seed) for name, one in scores.items()]
         controls = self.controls(scores, matched)
@@ -360,12 +360,16 @@ def _left_out(findings: checks.Findings) -> dict[str, list[int]]:
     return {name: sorted(places) for name, places in left.items()}
 
 
-def _require_enough(counts: dict[str, int]) -> None:
+def _require_enough(counts: dict[str, int], dropped: dict[str, list[int]]) -> None:
+    def without(name: str) -> str:
+        count = len(dropped.get(name, ()))
+        return f", after {count:,} that are repeats or stand in another set too were left out" if count else ""
+
     if few := {name: count for name, count in counts.items() if count < FEWEST_SAMPLES}:
         raise InvalidRequest(
             [
-                f"{name}: expected at least {FEWEST_SAMPLES} comparable samples, got {count}: no statement about so "
-                "few would hold."
+                f"{name}: expected at least {FEWEST_SAMPLES} comparable samples, got {count}{without(name)}: no "
+                "statement about so few would hold."
                 for name, count in few.items()
             ]
         )

@@ -113,6 +113,11 @@ class Report:
                 f"power: {power['smallest_fraction']:.1%} of the forget set still memorised would have been "
                 f"detected with probability {power['power']:.0%}"
             )
+        elif power is not None:
+            lines.append(
+                f"power: too few samples, or too little memorised: with nothing forgotten, {1 - power['power']:.0%} of "
+                "such audits or more would have found nothing either"
+            )
         return lines
 
 
