@@ -54,6 +54,17 @@ def test_a_removed_class_costs_what_a_class_costs_that_was_never_met(memorised):
     assert right[0] >= right[1] - 0.01
 
 
+def test_what_unseen_data_costs_is_told_beside_the_price(memorised):
+    unlearned = request(memorised)
+    others = of_class(VALIDATION, 0), of_class(VALIDATION, 1)
+    unseen = tuple(torch.cat(columns) for columns in zip(*others, strict=True))
+    found = [unlearned.settings[f"unseen_loss_{when}"] for when in ("before", "after")]
+    assert found == pytest.approx([cost(memorised, unseen), cost(unlearned.model, unseen)], rel=1e-4)
+    assert unlearned.settings["target_loss_of"] == "a label that is new to the model"
+    assert f"unseen {found[0]:.4g} -> {found[1]:.4g}, a new label " in str(unlearned)
+    assert unlearned.settings["target_loss_after"] >= unlearned.settings["counted_target_loss_after"]
+
+
 def test_the_target_is_the_price_by_hand(memorised):
     with Request(memorised, PARTS.forget, PARTS.retain, VALIDATION, device="cpu").prepared() as problem:
         found = measure(problem)

@@ -36,6 +36,8 @@ from nabla_tau.shards import is_sharded
 
 WEIGHTS, RECORD = "model.safetensors", "unlearning.json"
 FORMAT = 1
+NEW_LABEL = "a label that is new to the model"
+"""What the target is the loss of, where a request removes a label."""
 
 # What the record holds that is read back.
 _KINDS: dict[str, Any] = {
@@ -87,7 +89,7 @@ class Unlearned:
             "mean loss: "
             + ", ".join(
                 f"{name} {settings[f'{key}_loss_before']:.4g} -> {settings[f'{key}_loss_after']:.4g}"
-                for name, key in (("forget", "forget"), ("retain", "retain"), ("unseen", "target"))
+                for name, key in self._losses
             ),
             self.outcome,
         ]
@@ -95,8 +97,9 @@ class Unlearned:
             counted = (
                 settings[f"counted_{name}"] for name in ("forget_loss_before", "forget_loss_after", "target_loss_after")
             )
-            of = "counting none above {:.4g}: forget {:.4g} -> {:.4g}, unseen {:.4g}"
-            lines.insert(2, of.format(settings["largest_loss"], *counted))
+            of = "counting none above {:.4g}: forget {:.4g} -> {:.4g}, {} {:.4g}"
+            largest, (*forget, target) = settings["largest_loss"], counted
+            lines.insert(2, of.format(largest, *forget, self._losses[-1][0], target))
         if self.continued_after_steps:
             steps = ", ".join(f"{step:,}" for step in self.continued_after_steps)
             lines.append(f"continued after it was cut off, from its checkpoint after step {steps}")
@@ -106,6 +109,14 @@ class Unlearned:
             lines.append(f"micro-batches of {settings['micro_batch_size']}: {settings['micro_batch_size_reason']}")
         lines.extend(f"warning: {text}" for text in self.warnings)
         return "\n".join(lines)
+
+    @property
+    def _losses(self) -> list[tuple[str, str]]:
+        """Name and key of each loss that is told; the last is what the forget set is measured against."""
+        told = [("forget", "forget"), ("retain", "retain")]
+        if self.settings.get("target_loss_of") == NEW_LABEL:
+            return [*told, ("unseen", "unseen"), ("a new label", "target")]
+        return [*told, ("unseen", "target")]
 
     @property
     def continued_after_steps(self) -> list[int]:

@@ -44,6 +44,7 @@ from nabla_tau.memory import (
     free_bytes,
     state_bytes,
 )
+from nabla_tau.methods.nabla_tau import REACHED, memorised, reached
 from nabla_tau.modes import (
     WithoutDropout,
     gradient_checkpointing,
@@ -52,18 +53,15 @@ from nabla_tau.modes import (
     unlearning_modes,
 )
 from nabla_tau.original import Changeable, copied, given_up, sharded
-from nabla_tau.problem import Method, Problem, counted, finite
+from nabla_tau.problem import Epoch, Method, Problem, counted, finite
 from nabla_tau.randomness import seeded
 from nabla_tau.removed import removed_labels
 from nabla_tau.replaying import replay_problems
 from nabla_tau.sets import Source, generators_of, largest_batch, reopened
 from nabla_tau.sharding import in_step, sharding_problems
 from nabla_tau.shards import gathered_bytes
-from nabla_tau.storage import Unlearned, fingerprint
+from nabla_tau.storage import NEW_LABEL, Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
-
-REACHED = 0.9
-"""Share of the way from the forget loss before to the target loss after that counts as reached."""
 
 
 def unlearn(
@@ -211,33 +209,49 @@ class Request:
         if keeper is not None and keeper.is_finished:
             return keeper.result(self.model, in_place=self.in_place)
         epochs = list(passes(problem, self.method)) if keeper is None else keeper.run(self.method)
-        if before.forget >= before.target and not any(epoch.ascent_weight for epoch in epochs):
+        reached_target = self.judge(problem, epochs, before, measure(problem))
+        unlearned = Unlearned(
+            model=problem.model,
+            epochs=epochs,
+            settings=problem.settings,
+            reached_target=reached_target,
+            warnings=problem.warnings,
+            seconds=time.perf_counter() - started + (keeper.seconds_before if keeper else 0.0),
+        )
+        if keeper is not None:
+            try:
+                keeper.finish(unlearned)
+            except NotSaved as error:
+                self.warn(problem, f"checkpoint: {error} The run is finished; save its result.")
+        return unlearned
+
+    def judge(self, problem: Problem, epochs: list[Epoch], before: "Losses", after: "Losses") -> bool:
+        """Write down how the run ended, warn of what its reader must know, and say whether the target was reached."""
+        aimed, start = aimed_at(problem, after), problem.settings.get("counted_forget_loss_before", before.forget)
+        first = next((epoch.target_loss for epoch in epochs if epoch.target_loss is not None), before.target)
+        priced = problem.removed is not None and problem.removed.share
+        what = NEW_LABEL if priced else "unseen data"
+        bound = "" if math.isinf(problem.largest_loss) else f", no loss counting above {problem.largest_loss:.4g}"
+        if start >= first and not any(epoch.ascent_weight for epoch in epochs):
             self.warn(
                 problem,
-                f"forget: its mean loss, {before.forget:.4g}, was not below that of unseen data, "
-                f"{before.target:.4g}: the target gave no push. This does not show that nothing is remembered.",
+                f"forget: its mean loss, {start:.4g}, was not below that of {what}, {first:.4g}{bound}: the target "
+                "gave no push. This does not show that nothing is remembered.",
             )
-        after = measure(problem)
-        what = (
-            "unseen data"
-            if problem.removed is None or not problem.removed.share
-            else "a label that is new to the model"
-        )
-        aimed, start = aimed_at(problem, after), problem.settings.get("counted_forget_loss_before", before.forget)
-        reached = aimed.forget >= aimed.target - (1 - REACHED) * abs(aimed.target - start)
-        bound = "" if math.isinf(problem.largest_loss) else f", no loss counting above {problem.largest_loss:.4g}"
-        if not reached:
+        done = reached(aimed.forget, start, aimed.target)
+        if not done:
             self.warn(
                 problem,
                 f"the target was not reached: the forget loss went from {start:.4g} to {aimed.forget:.4g}, "
                 f"{what} costs {aimed.target:.4g}{bound}."
                 + (" All of it was one batch: a smaller batch_size may get there." * (problem.forget.batches == 1)),
             )
-        overshot = aimed.forget > aimed.target + max(aimed.target - start, 0.0) / 2
+        pushed = any(epoch.ascent_weight != 0 for epoch in epochs)
+        overshot = pushed and aimed.forget > aimed.target + memorised(aimed.target, start) / 2
         if overshot:
             self.warn(
                 problem,
-                f"the forget set went past its target: it costs {after.forget:.4g}, {what} {after.target:.4g}. "
+                f"the forget set went past its target: it costs {aimed.forget:.4g}, {what} {aimed.target:.4g}{bound}. "
                 "Samples that cost too much stand out as well.",
             )
         harm = damage(before, after)
@@ -247,10 +261,13 @@ class Request:
             steps_done=problem.steps,
             forget_loss_before=before.forget,
             retain_loss_before=before.retain,
+            unseen_loss_before=before.unseen,
             target_loss_before=before.target,
             forget_loss_after=after.forget,
             retain_loss_after=after.retain,
+            unseen_loss_after=after.unseen,
             target_loss_after=after.target,
+            target_loss_of=what,
             damaged=bool(harm),
             overshot=overshot,
             reached_when=f"{REACHED} of the way from forget_loss_before to target_loss_after{bound}",
@@ -261,20 +278,7 @@ class Request:
                 counted_forget_loss_after=aimed.forget,
                 counted_target_loss_after=aimed.target,
             )
-        unlearned = Unlearned(
-            model=problem.model,
-            epochs=epochs,
-            settings=problem.settings,
-            reached_target=reached,
-            warnings=problem.warnings,
-            seconds=time.perf_counter() - started + (keeper.seconds_before if keeper else 0.0),
-        )
-        if keeper is not None:
-            try:
-                keeper.finish(unlearned)
-            except NotSaved as error:
-                self.warn(problem, f"checkpoint: {error} The run is finished; save its result.")
-        return unlearned
+        return done
 
     def keeper(self, problem: Problem, before: "Losses") -> Keeper:
         """What keeps the state of the run in the folder that was named.
@@ -643,7 +647,7 @@ def measure(problem: Problem) -> Losses:
     retain = finite(total / max(size, 1), "the retain set")
     unseen = problem.unseen_loss()
     priced = problem.removed is not None and problem.removed.share
-    target = min(problem.target_loss(), problem.largest_loss) if priced else unseen
+    target = problem.target_loss() if priced else unseen
     return Losses(problem.mean_loss(problem.forget), retain, unseen, target)
 
 

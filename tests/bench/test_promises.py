@@ -95,3 +95,10 @@ def test_the_table_counts_comparisons_that_are_lost():
     text = "\n".join(promise_table(grouped([*cells(0.06), *better]), OURS))
     assert "at published settings, by gap: 0 of 1 comparisons won, 1 lost" in text
     assert "without a loss 0 % (≥ 90 %, and more wins than losses): missed" in text
+
+
+def test_comparisons_that_are_all_undecided_are_neither_kept_nor_missed():
+    first = [one for one in cells(0.06) if one["cell"]["seed"] == 0]
+    text = "\n".join(promise_table(grouped([*first, record("ssd", 0, 0.01)]), OURS))
+    assert "0 of 1 comparisons won, 0 lost, 1 undecided" in text
+    assert "without a loss 100 % (≥ 90 %, and more wins than losses): not resolved" in text

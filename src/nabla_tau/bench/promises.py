@@ -211,11 +211,12 @@ def _against_others(groups: Sequence[Group], ours: str) -> list[str]:
         if total:
             share = 100 * (total - outcomes[LOSS]) / total
             kept = share >= bar and outcomes[WIN] > outcomes[LOSS]
+            verdict = UNRESOLVED if outcomes[UNDECIDED] == total else REACHED if kept else MISSED
             settings = "searched" if searched else "published"
             lines.append(
                 f"Against other methods at {settings} settings, by gap: {outcomes[WIN]} of {total} comparisons won, "
                 f"{outcomes[LOSS]} lost, {outcomes[UNDECIDED]} undecided; without a loss {share:.0f} % (≥ {bar:.0f} %, "
-                f"and more wins than losses): {REACHED if kept else MISSED}."
+                f"and more wins than losses): {verdict}."
             )
     return ["", *(line for one in lines for line in (one, ""))][:-1] if lines else []
 
