@@ -424,14 +424,6 @@ def test_weights_start_smaller_where_the_model_comes_back_from_it(memorised, mon
     assert factors[-2:] == [0.9, 1.0]
 
 
-def test_the_first_target_is_what_unseen_data_costs_the_original_not_what_it_costs_smaller_weights(memorised):
-    unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
-    assert unlearned.settings["shrinking"] == 0.9
-    unseen = losses.classification(memorised, VALIDATION).detach()
-    original = float(unseen.clamp(max=unlearned.settings["largest_loss"]).mean())
-    assert unlearned.epochs[0].target_loss == pytest.approx(original, rel=1e-5)
-
-
 def test_a_loss_that_is_shifted_changes_nothing(memorised):
     """A log-likelihood of a density may be negative, and so may its mean."""
     plain, shifted = (

@@ -177,9 +177,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     with α₀ again, which pushes where the forget set comes back too.
 
     Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
-    rate that falls to a tenth, linearly in x; retain batches follow one another, pass after pass; τ is measured on the
-    original, then before every fifth epoch, at most 16 times in E, and where the plan may be cut short; eval mode,
-    dropout off. The first pass with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
+    rate that falls to a tenth, linearly in x; retain batches follow one another, pass after pass; τ is measured before
+    every fifth epoch, at most 16 times in E, and where the plan may be cut short; eval mode, dropout off. The first
+    pass with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
 
     The running statistics of batch norm become means over the retain batches of the plan (`batch_norm.followed`).
     Those of the original describe a model that is no longer there: it comes back from less, and is harmed by more. In
@@ -237,9 +237,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     forget_mean = RunningMean(
         problem.mean_loss(problem.forget, of=bounded), share=max(LAST_BATCH, 1 / problem.forget.batches)
     )
-    target_loss = problem.target_loss(bounded)  # before the weights are shrunk: unseen data costs more then
-    priced = problem.removed is not None and problem.removed.share
-    forget_loss_before, unseen_loss = forget_mean.value, problem.unseen_loss(bounded) if priced else target_loss
+    forget_loss_before, unseen_loss = forget_mean.value, problem.unseen_loss(bounded)
     memory = memorised(unseen_loss, forget_loss_before)
     unit = UNIT * memory
     problem.settings.update(
@@ -260,6 +258,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
     course = Course(optimizer, settings.epochs, problem.forget.batches)
     forget_order, retain = problem.generator(0), retain_batches(problem)
+    target_loss = problem.target_loss(bounded)
     step: Step | None = None
     pushed = False  # in the last pass
     for epoch in range(2 * settings.epochs):
