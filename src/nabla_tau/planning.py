@@ -235,12 +235,11 @@ def _samples_of(problem: Problem, steps: int) -> float:
 
 def _measured_batches(problem: Problem) -> int:
     """Batches that are read without gradient: before and after, for every τ, and for the bound of losses."""
-    share = 0.0 if problem.removed is None else problem.removed.share
     bounded = not math.isinf(problem.largest_loss)
-    targets = int(problem.settings.get("target_refreshes", 0)) + (3 if bounded else 0) + (2 if share else 0)
-    # 4: unseen data and as much of the retain set, before and after; 2: for the unit, and about as much to look
-    passes = 4 + (2 if bounded else 0) + _target_passes(problem) * targets
-    return passes * problem.validation.batches + (4 if bounded else 2) * problem.forget.batches
+    targets = int(problem.settings.get("target_refreshes", 0)) + (1 if bounded else 0) + (2 if problem.priced else 0)
+    # 4: unseen data and as much of the retain set, before and after; 1: about as much to look
+    passes = 4 + (1 if bounded else 0) + _target_passes(problem) * targets
+    return passes * problem.validation.batches + (3 if bounded else 2) * problem.forget.batches
 
 
 def _target_passes(problem: Problem) -> int:

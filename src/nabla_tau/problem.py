@@ -1,7 +1,7 @@
 """What a method works on: a model to change, three sets, a loss, and the processes that share the work."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,6 +122,7 @@ class Problem:
         removed: labels that the request removes, where the method asks for them.
         largest_loss: what the loss of a forgotten or an unseen sample counts at most, where a method pushes.
         shards: of a model that is sharded, how its processes keep in step.
+        losses_read: of whole sets, while the model stands still.
         steps: steps done.
         total_steps: steps announced.
 
@@ -164,6 +165,7 @@ class Problem:
     removed: Removed | None = None
     largest_loss: float = math.inf
     shards: Shards | None = None
+    losses_read: dict[Any, list[Tensor]] | None = None
     steps: int = 0
     total_steps: int = 0
 
@@ -328,13 +330,33 @@ class Problem:
             return self.journal.set_mean()
         total = torch.zeros(2, dtype=self.engine.sum_type, device=self.engine.device)
         with torch.no_grad():
-            for batch in self.in_order(source):
-                losses = of(self.losses(seen_as(batch)))
+            for read in self._losses_over(source, seen_as):
+                losses = of(read)
                 total += torch.stack([losses.sum(dtype=total.dtype), total.new_tensor(len(losses))])
         loss_sum, size = self.engine.sum(total).tolist()
         mean = finite(loss_sum / max(size, 1), "the mean loss of a set")
         self.journal.tell(mean, SET)
         return mean
+
+    def _losses_over(self, source: Source, seen_as: Callable[[Batch | None], Batch | None]) -> Iterable[Tensor]:
+        """Losses of a set, batch by batch."""
+        losses = (self.losses(seen_as(batch)) for batch in self.in_order(source))
+        if self.losses_read is None:
+            return losses
+        key = id(source), seen_as
+        if key not in self.losses_read:
+            self.losses_read[key] = list(losses)
+        return self.losses_read[key]
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Inside, the model stays as it is: whatever means of its losses are asked for, a set is read once."""
+        before = self.losses_read
+        self.losses_read = {} if before is None else before
+        try:
+            yield
+        finally:
+            self.losses_read = before
 
     def unseen_loss(self, of: Callable[[Tensor], Tensor] = lambda losses: losses) -> float:
         """Mean loss over the validation set, rows of removed labels left out.
@@ -348,6 +370,11 @@ class Problem:
         if self.removed is None:
             return self.mean_loss(self.validation, of=of)
         return self.mean_loss(self.validation, self.removed.others, of)
+
+    @property
+    def priced(self) -> bool:
+        """Whether rows of the forget set carry a removed label, so that its price is a part of the target."""
+        return self.removed is not None and self.removed.share > 0
 
     def target_loss(self, of: Callable[[Tensor], Tensor] = lambda losses: losses) -> float:
         """Target loss τ: what unseen data costs; of rows that carry a removed label c, the price of that label.

@@ -209,7 +209,8 @@ class Request:
         if keeper is not None and keeper.is_finished:
             return keeper.result(self.model, in_place=self.in_place)
         epochs = list(passes(problem, self.method)) if keeper is None else keeper.run(self.method)
-        reached_target = self.judge(problem, epochs, before, measure(problem))
+        with problem.standing_still():
+            reached_target = self.judge(problem, epochs, before, measure(problem))
         unlearned = Unlearned(
             model=problem.model,
             epochs=epochs,
@@ -229,8 +230,7 @@ class Request:
         """Write down how the run ended, warn of what its reader must know, and say whether the target was reached."""
         aimed, start = aimed_at(problem, after), problem.settings.get("counted_forget_loss_before", before.forget)
         first = next((epoch.target_loss for epoch in epochs if epoch.target_loss is not None), before.target)
-        priced = problem.removed is not None and problem.removed.share
-        what = NEW_LABEL if priced else "unseen data"
+        what = NEW_LABEL if problem.priced else "unseen data"
         bound = "" if math.isinf(problem.largest_loss) else f", no loss counting above {problem.largest_loss:.4g}"
         if start >= first and not any(epoch.ascent_weight for epoch in epochs):
             self.warn(
@@ -646,8 +646,7 @@ def measure(problem: Problem) -> Losses:
             total, size = total + float(loss.value) * loss.size, size + loss.size
     retain = finite(total / max(size, 1), "the retain set")
     unseen = problem.unseen_loss()
-    priced = problem.removed is not None and problem.removed.share
-    target = problem.target_loss() if priced else unseen
+    target = problem.target_loss() if problem.priced else unseen
     return Losses(problem.mean_loss(problem.forget), retain, unseen, target)
 
 

@@ -72,6 +72,29 @@ def test_the_target_is_reached_from_where_bounded_losses_began():
     assert "counting none above 4: forget 1 -> 3.794, unseen 4" in str(unlearned)
 
 
+def test_a_set_is_read_once_while_the_model_stands_still(memorised):
+    def only_bounds(problem):
+        problem.largest_loss = 4.0
+        yield Epoch()
+
+    read = []
+    rest = len(VALIDATION[1]) % 64  # no other set has a batch of as many rows
+    with Request(memorised, **SETS, method=only_bounds, batch_size=64, device="cpu").prepared() as problem:
+        problem.model.register_forward_pre_hook(lambda module, inputs: read.append(len(inputs[0])))
+        next(DEFAULT.nabla_tau(problem))
+        assert read.count(rest) == 2  # as it was given, and with smaller weights
+        with problem.standing_still(), problem.standing_still():
+            bounded = problem.unseen_loss(lambda losses: losses.clamp(max=1))
+        assert problem.unseen_loss() > bounded > 0
+        assert read.count(rest) == 4
+    read.clear()
+    request = Request(memorised, **SETS, method=only_bounds, batch_size=64, device="cpu")
+    with request.prepared() as problem:
+        problem.model.register_forward_pre_hook(lambda module, inputs: read.append(len(inputs[0])))
+        request.unlearned(problem, 0.0)
+    assert read.count(rest) == 2  # before and after
+
+
 def test_what_the_forget_set_cost_is_counted_as_the_push_counts_it(memorised):
     forgotten, labels = SETS["forget"]
     wrong = torch.cat([(labels[:20] + 1) % 3, labels[20:]])  # these cost more than unseen data from the start

@@ -229,15 +229,16 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         most_trial_steps=TRIAL_STEPS * len(LEARNING_RATES),  # of all rates but the lowest, and of smaller weights
     )
     problem.announce(settings.steps)
-    first_target = problem.target_loss()
-    deviation = problem.target_loss(lambda losses: (losses - first_target).abs())
-    largest = first_target + LARGEST_DEVIATION * max(deviation, LEAST_DEVIATION * abs(first_target))
-    problem.largest_loss = largest
-    bounded = partial(counted, largest=largest)
-    forget_mean = RunningMean(
-        problem.mean_loss(problem.forget, of=bounded), share=max(LAST_BATCH, 1 / problem.forget.batches)
-    )
-    forget_loss_before, unseen_loss = forget_mean.value, problem.unseen_loss(bounded)
+    with problem.standing_still():
+        first_target = problem.target_loss()
+        deviation = problem.target_loss(lambda losses: (losses - first_target).abs())
+        largest = first_target + LARGEST_DEVIATION * max(deviation, LEAST_DEVIATION * abs(first_target))
+        problem.largest_loss = largest
+        bounded = partial(counted, largest=largest)
+        forget_mean = RunningMean(
+            problem.mean_loss(problem.forget, of=bounded), share=max(LAST_BATCH, 1 / problem.forget.batches)
+        )
+        forget_loss_before, unseen_loss = forget_mean.value, problem.unseen_loss(bounded)
     memory = memorised(unseen_loss, forget_loss_before)
     unit = UNIT * memory
     problem.settings.update(
