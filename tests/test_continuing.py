@@ -24,6 +24,7 @@ from nabla_tau import (
     continuing,
     losses,
     methods,
+    outcome,
     unlearn,
     unlearning,
 )
@@ -762,7 +763,7 @@ def test_weights_that_are_no_longer_finite_are_not_kept(kept, tmp_path):
     with request.prepared() as problem:
         problem.on_step = on_step
         with pytest.raises(NonFiniteLoss, match=r"0\.weight is no longer finite.*last good state, after step 4"):
-            request.keeper(problem, unlearning.measure(problem)).run(request.method)
+            request.keeper(problem, outcome.measure(problem)).run(request.method)
 
 
 def test_utility_that_collapses_stops_with_the_last_good_state(kept, tmp_path):
@@ -772,7 +773,7 @@ def test_utility_that_collapses_stops_with_the_last_good_state(kept, tmp_path):
         unlearn(**kept[1](method=method), checkpoint=tmp_path, checkpoint_every=0)
     plain = Request(**kept[1]())
     with plain.prepared() as problem:
-        before = unlearning.measure(problem)
+        before = outcome.measure(problem)
         copy_into(dict(problem.model.named_parameters()), checkpoint.newest(tmp_path)[0].tensors("model.safetensors"))
         assert look(problem) <= most_allowed(before.retain, before.unseen)
 

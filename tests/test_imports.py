@@ -34,7 +34,7 @@ LAYERS = [
     },
     {"checkpoint", "checks", "collapse", "locking", "methods.*"},
     {"compatibility", "snapshot"},
-    {"continuing", "kept"},
+    {"continuing", "kept", "outcome"},
     {"methods"},
     {"unlearning", "auditing.*"},
     {"comparison", "demo", "planning", "project", "tuning"},

@@ -7,8 +7,9 @@ from torch.nn import functional
 
 from nabla_tau import methods, split, unlearn
 from nabla_tau.losses import binary, classification, multi_label
+from nabla_tau.outcome import measure
 from nabla_tau.removed import Removed, removed_labels
-from nabla_tau.unlearning import Request, measure
+from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")

@@ -13,10 +13,11 @@ import torch
 from nabla_tau.compatibility import identity
 from nabla_tau.kept import Kept, look_into
 from nabla_tau.memory import describe, free_bytes, step_bytes
+from nabla_tau.outcome import measure
 from nabla_tau.problem import Problem
 from nabla_tau.sets import largest_batch
 from nabla_tau.shards import bytes_held
-from nabla_tau.unlearning import Request, measure
+from nabla_tau.unlearning import Request
 
 TIMED_STEPS = 2
 

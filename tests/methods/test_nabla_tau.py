@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau import losses, unlearn
-from nabla_tau.methods.nabla_tau import LEARNING_RATES, derive, settle
+from nabla_tau.methods.nabla_tau import LEARNING_RATES, REACHED, derive, settle
 from nabla_tau.objective import RunningMean, descend
 from nabla_tau.problem import Epoch, NonFiniteLoss
-from nabla_tau.unlearning import REACHED, Request
+from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")
