@@ -99,6 +99,7 @@ def descend(
     alpha: float,
     target_loss: float,
     largest_weight: float = math.inf,
+    retain_weight: float | None = None,
     unit: float = 1.0,
     running: RunningMean | None = None,
     around_retain: Callable[[], AbstractContextManager[None]] = nullcontext,
@@ -117,6 +118,7 @@ def descend(
         alpha: forget weight α.
         target_loss: target loss τ, a constant of the gradient.
         largest_weight: bound on w; none as published.
+        retain_weight: what ∇L_r is multiplied by; 1 − α as published.
         unit: u of w.
         running: what w is taken from in place of this batch alone; the batch is added to it.
         around_retain: entered around the passes over the retain batch.
@@ -152,7 +154,7 @@ def descend(
     while not made:  # a step that overflows in fp16 is made again: neither α nor a schedule counts it
         forget, weight = ascend(problem, forget_batch, weight_of)
         with around_retain():
-            retain = problem.accumulate(retain_batch, 1 - alpha)
+            retain = problem.accumulate(retain_batch, 1 - alpha if retain_weight is None else retain_weight)
         made = problem.update(optimizer)
     if running is not None:
         running.add(float(forget.value))

@@ -214,6 +214,63 @@ def test_a_rate_that_harms_the_retain_set_is_not_taken(memorised):
     assert rates[1] < 1e-3
 
 
+@pytest.fixture(scope="module")
+def learning():
+    torch.manual_seed(0)
+    return fit(nn.Sequential(nn.Linear(6, 256), nn.ReLU(), nn.Linear(256, 3)), *TRAIN, steps=5, rate=1e-3)
+
+
+def test_a_model_that_is_still_learning_takes_a_rate_that_leaves_it_what_it_is(learning, monkeypatch):
+    """Its losses come back from any rate, as it would be trained further."""
+
+    def settled():
+        with Request(learning, **SETS, batch_size=64, device="cpu").prepared() as problem:
+            start = settle(problem, problem.mean_loss(problem.validation))
+            return start.learning_rate, problem.settings["trials"]
+
+    rate, trials = settled()
+    monkeypatch.setattr(DEFAULT, "LARGEST_MOVE", math.inf)
+    highest, judged_by_their_mean = settled()
+    assert rate < highest == LEARNING_RATES[0]
+    assert judged_by_their_mean[0]["retain_loss"] < losses.classification(learning, SETS["retain"]).mean()
+    assert [trial["moved"] for trial in trials[:-1]] == sorted((t["moved"] for t in trials[:-1]), reverse=True)
+
+
+def test_what_the_statistics_of_batch_norm_move_is_no_rates_doing(monkeypatch):
+    torch.manual_seed(0)
+    layers = nn.Linear(6, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3)
+    model = fit(nn.Sequential(*layers), *TRAIN)
+    model[1].running_var *= 4  # as from inputs that were augmented
+    with Request(model, **SETS, batch_size=64, device="cpu").prepared() as problem:
+        start = settle(problem, problem.mean_loss(problem.validation))
+        moved = problem.settings["trials"][-2]["moved"]
+    monkeypatch.setattr(DEFAULT, "_descend_on_retain", lambda problem, rate: [])  # what would be no trial at all
+    with Request(model, **SETS, batch_size=64, device="cpu").prepared() as problem:
+        settle(problem, problem.mean_loss(problem.validation))
+        assert [trial["moved"] for trial in problem.settings["trials"]] == [0.0, 0.0]
+    assert start.learning_rate >= 1e-4
+    assert moved > 0
+
+
+def test_the_retain_set_is_not_fitted_further_than_by_a_third_of_what_was_memorised(learning, monkeypatch):
+    told = []
+
+    def told_of(*arguments, retain_weight, **others):
+        step = descend(*arguments, retain_weight=retain_weight, **others)
+        told.append((retain_weight, float(step.retain_loss)))
+        return step
+
+    monkeypatch.setattr(DEFAULT, "LEARNING_RATES", (1e-2,) * 2)
+    monkeypatch.setattr(DEFAULT, "LARGEST_MOVE", math.inf)
+    monkeypatch.setattr(DEFAULT, "descend", told_of)
+    settings = unlearn(learning, **SETS, batch_size=64, device="cpu").settings
+    usual = mean = settings["usual_retain_loss"]
+    for weight, retain_loss in told:
+        assert (weight == 0) is (mean < usual - 4 * settings["loss_unit"] / 3)
+        mean += (retain_loss - mean) / 8
+    assert 10 < sum(weight == 0 for weight, _ in told) < len(told) - 10
+
+
 def test_the_trial_is_undone(memorised):
     with Request(memorised, **SETS, device="cpu").prepared() as problem:
         settle(problem, 1.0)
@@ -442,7 +499,7 @@ def test_weights_start_smaller_where_the_model_comes_back_from_it(memorised, mon
     assert factors == [1.0] * (len(unlearned.settings["trials"]) - 1) + [0.9, 0.9]  # trials, the last of it, the run
     assert unlearned.settings["shrinking"] == 0.9
     assert torch.equal(unlearned.model.other.weight, model.other.weight)  # no gradient reaches it
-    monkeypatch.setattr(DEFAULT, "LARGEST_HARM", -1.0)  # nothing comes back
+    monkeypatch.setattr(DEFAULT, "LARGEST_MOVE", -1.0)  # nothing comes back
     assert unlearn(model, **SETS, device="cpu", batch_size=64).settings["shrinking"] == 1.0
     assert factors[-2:] == [0.9, 1.0]
 
