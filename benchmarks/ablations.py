@@ -2,8 +2,9 @@
 
     NABLA_TAU_DATA=DIR python benchmarks/ablations.py location30 random-0.15 --seeds 0 1 2 --models MODELS
 
-Tasks of the benchmark at `quick`; models are trained once into MODELS. Prints a row for each variant: the components of
-the gap to retrained, in points, as means over seeds, and the gap.
+Tasks of the benchmark at `quick`; models are trained once into MODELS, with `--passes 6` for six passes alone, so that
+they are still learning. Prints a row for each variant: the components of the gap to retrained, in points, as means over
+seeds, and the gap.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from torch import nn
 from nabla_tau.bench.cells import ORIGINAL, RETRAINED, Bench, Cell
 from nabla_tau.bench.gap import COMPONENTS, gap, values
 from nabla_tau.bench.slices import ForgetSet, Setting
+from nabla_tau.bench.tasks import TASKS
 from nabla_tau.errors import UnlearningWarning
 from nabla_tau.facts import Facts, described, facts_of
 from nabla_tau.methods import nabla_tau
@@ -31,6 +33,7 @@ from nabla_tau.objective import Step, descend
 from nabla_tau.problem import Epoch, Method, Problem
 
 Row = dict[str, Any]
+SCALE = "ablation"
 DEFAULT = sys.modules[nabla_tau.__module__]
 FACTS = cast(Facts, facts_of(nabla_tau))
 
@@ -74,6 +77,18 @@ def descend_without_yielding(*arguments: Any, alpha: float, largest_weight: floa
     return descend(*arguments, alpha=alpha, largest_weight=1 - alpha, **named)
 
 
+def descend_without_rest(*arguments: Any, retain_weight: float, **named: Any) -> Step:
+    return descend(*arguments, **named)
+
+
+TRIAL = DEFAULT._descend_on_retain
+
+
+def no_trial_at_no_rate(problem: Problem, rate: float) -> list[torch.Tensor]:
+    """Then what the statistics of batch norm move is held against every rate."""
+    return TRIAL(problem, rate) if rate else []
+
+
 VARIANTS = {
     "default": without(),
     "weights not shrunk": without(SHRINKING=1.0),
@@ -82,6 +97,9 @@ VARIANTS = {
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
     "w not bounded": without(descend=descend_unbounded),
     "w does not yield": without(descend=descend_without_yielding),
+    "the descent does not rest": without(descend=descend_without_rest),
+    "rows may move": without(LARGEST_MOVE=math.inf),
+    "batch norm's shift counts": without(_descend_on_retain=no_trial_at_no_rate),
     "losses not bounded": without(LARGEST_DEVIATION=math.inf),
     "every batch by itself": without(LAST_BATCH=1.0),
     "batch norm frozen": without(changing_batch_norms=lambda model: []),
@@ -112,9 +130,12 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments.add_argument("--models", type=Path, required=True)
     arguments.add_argument("--only", nargs="+", choices=[*VARIANTS, *OF_LABELS], help="these variants; else all")
+    arguments.add_argument("--passes", type=int, help="of training; as many as at quick if left out")
     options = arguments.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UnlearningWarning)
+    recipes = TASKS[options.task].recipes
+    recipes[SCALE] = replace(recipes["quick"], epochs=options.passes or recipes["quick"].epochs)  # type: ignore[index]
     bench = Bench(options.models, torch.device("cpu"), Path(os.environ["NABLA_TAU_DATA"]))
     variants = {**VARIANTS, **OF_LABELS} if options.forget in ("class", "subclass") else VARIANTS
     if wrong := set(options.only or ()) - set(variants):
@@ -122,7 +143,7 @@ def main() -> None:
     variants = {name: one for name, one in variants.items() if name in (options.only or variants)}
     rows: dict[str, list[tuple[dict[str, float], float]]] = {}
     for seed in options.seeds:
-        request = ForgetSet(Setting(Cell("quick", options.task, seed, options.forget, ORIGINAL), bench), options.forget)
+        request = ForgetSet(Setting(Cell(SCALE, options.task, seed, options.forget, ORIGINAL), bench), options.forget)
         references = [measured(request, request.retrained[name].model, name) for name in RETRAINED]
         records = [(ORIGINAL, measured(request, request.setting.original.model, ORIGINAL))]
         records += [("retrained", reference) for reference in references]

@@ -150,6 +150,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L_r > L_r⁰ + m/100
         x = e/E in epoch e; once L_r ≤ L_r⁰ and L_f is 0.9 of its way to τ, x goes on to 1 in 20 steps
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
+        1 − α, the weight of the descent, is 0 while L̄_r < L_r⁰ − m/3
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
         c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
         m = what unseen data costs the original − what the forget set costs it, or 0.1 τ where it is less;    u = m / 4
@@ -188,10 +189,14 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     the passes after them they stand still: what follows takes back the shift that the descent has just made.
 
     The learning rate is the first of 3e-3, 1e-3 (the published one), 3e-4, 1e-4, 3e-5 and 1e-5 from which the
-    model comes back: 20 steps on retain batches alone, undone afterwards, may move the loss of five others by a
-    third of the way to that of unseen data, counted up to c. The weights are shrunk by a tenth if it comes back from
-    that too. The faster it moves and the less is left of its margins, the more is forgotten that the descent does not
-    repeat.
+    model comes back: 20 steps on retain batches alone, undone afterwards, may make five others dearer by a third of
+    the way to what unseen data costs, counted up to c, and move their rows, up or down, by all of it in their mean. The
+    weights are shrunk by a tenth if it comes back from that too. The faster it moves and the less is left of its
+    margins, the more is forgotten that the descent does not repeat.
+
+    A model that does not know its rows by heart would learn on: then its losses come back from any rate, though not
+    row by row, and the descent would fit the retain set further than the original ever was, away from any retrained
+    model. So rows are looked at, and the descent rests a third of m below L_r⁰, where a model that knows all never is.
 
     The published formulas push almost nothing for one row, and break down from ρ = ½ on.
 
