@@ -90,6 +90,29 @@ def test_finished_cells_of_other_code_are_counted_unless_it_gives_the_same_numbe
     assert run_cells(cells, tmp_path / "results", bench).other_code == 1
 
 
+def test_no_method_is_measured_beside_cells_of_another_version(measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(results, tmp_path / "results")
+    path = tmp_path / "results" / next(cell.path for cell in cells if cell.method == "finetune")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "method_code": "0a"}))
+    before = files(tmp_path / "results")
+    with pytest.raises(InvalidRequest, match=r"1 problem(?s:.*)finetune on noisy_digits(?s:.*)1 by another version"):
+        run_cells(cells_of("smoke", methods=METHODS, seeds=(1,)), tmp_path / "results", bench)
+    assert files(tmp_path / "results") == before
+
+
+def test_damaged_versions_are_found_before_anything_runs_and_are_one_problem(measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(results, tmp_path / "results")
+    (tmp_path / "results" / SAME).write_text('{"same": [')
+    next((tmp_path / "results").rglob("neggrad.json")).unlink()
+    before = files(tmp_path / "results")
+    for read_them in (lambda folder: run_cells(cells, folder, bench), read_groups):
+        with pytest.raises(InvalidRequest, match=f"^1 problem(?s:.*){SAME}"):
+            read_them(tmp_path / "results")
+    assert files(tmp_path / "results") == before
+
+
 def test_the_smoke_suite_measures_every_method(measured, tmp_path):
     _, results, bench = measured
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)

@@ -9,6 +9,7 @@ import torch
 from nabla_tau.bench.cells import Bench, Cell
 from nabla_tau.bench.measuring import measure_slice
 from nabla_tau.bench.storing import Json
+from nabla_tau.bench.warming import warm_up
 from nabla_tau.errors import InvalidRequest
 
 
@@ -68,4 +69,5 @@ def measure_on_ray(slices: list[list[Cell]], bench: Bench, address: str) -> Iter
 
 def _measure(cells: list[Cell], bench: Bench) -> Iterator[tuple[Path, Json]]:
     torch.set_num_threads(1)
+    warm_up()
     yield from measure_slice(cells, bench)

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -23,7 +24,8 @@ from nabla_tau.bench.provenance import measuring_code, method_code
 from nabla_tau.bench.records import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.bench.tasks import TASKS
-from nabla_tau.bench.versions import Versions, read_versions
+from nabla_tau.bench.versions import SAME, Versions, read_versions
+from nabla_tau.bench.warming import warm_up
 from nabla_tau.errors import InvalidRequest, Problems
 
 
@@ -69,7 +71,8 @@ def run_cells(
 
     Raises:
         InvalidRequest: if data is missing, data or a stored model is damaged, a folder cannot be written to, or the
-            folder holds cells of another recipe or data, or of another original model.
+            folder holds cells of another recipe or data, of another original model, or of another version of a method
+            that is to be measured on the same task.
         OSError: if a worker was killed.
 
     Example:
@@ -97,21 +100,40 @@ def run_cells(
             f"results: expected cells of the same recipe and data in {results}, got {len(others)} others (first "
             f"{others[0].relative_to(results)}): choose another --output."
         )
-    problems.refuse()
+    versions = Versions()
+    with problems.gathered("results", f"versions in {results / SAME}", "put back what it held."):
+        versions = read_versions(results)
     finished = {cell: known[path] for cell in cells if (path := results / cell.path) in known}
     if retry_failed:
         finished = {cell: record for cell, record in finished.items() if record["status"] != "failed"}
     missing = [cell for cell in cells if cell not in finished]
+    problems += _other_versions(missing, known.values(), versions)
+    problems.refuse()
     statuses = [record["status"] for record in finished.values()]
     with _one_thread(bench.device):
         for record in _measured(_slices(missing), results, bench, workers, ray_address):
             statuses.append(record["status"])
             say(record)
     counts = {status: statuses.count(status) for status in sorted(set(statuses))}
-    versions = read_versions(results)
     other_code = sum(not _is_current(record, versions, "code") for record in finished.values())
     other_method = sum(not _is_current(record, versions, "method_code") for record in finished.values())
     return Outcome(len(finished), counts, other_code, other_method)
+
+
+def _other_versions(missing: list[Cell], known: Iterable[Json], versions: Versions) -> list[str]:
+    """Methods that would stand on a task in two versions, which no table takes."""
+    wanted = {(cell.task, cell.method) for cell in missing}
+    others = Counter(
+        (record["cell"]["task"], record["cell"]["method"])
+        for record in known
+        if record["status"] == "done" and not _is_current(record, versions, "method_code")
+    )
+    return [
+        f"results: expected cells of {method} on {task} by the code that is here, got {others[task, method]} by "
+        "another version, and a table takes one: choose another --output; where both give the same numbers, show it "
+        "with nabla-tau bench same."
+        for task, method in sorted(wanted & set(others))
+    ]
 
 
 def _is_current(record: Json, versions: Versions, which: str) -> bool:
@@ -167,6 +189,7 @@ def _measured(
 
         yield from _written(measure_on_ray(slices, bench, ray_address), results)
     elif workers == 1 or len(slices) < 2:
+        warm_up()
         for cells in slices:
             yield from _written(measure_slice(cells, bench), results)
     else:
@@ -228,6 +251,7 @@ def _stop(others: set[BaseProcess]) -> None:
 
 def _start_worker() -> None:
     torch.set_num_threads(1)
+    warm_up()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all; who started the workers ends them
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

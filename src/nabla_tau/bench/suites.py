@@ -110,7 +110,11 @@ def cells_of(
     problems += unknown("methods", methods, [*ALL, *TUNED, *STUDY, *REFERENCES]) + unknown(
         "tasks", tasks, list(chosen.forgets)
     )
-    problems += [f"fractions: {problem}" for one in fractions if (problem := forget_problem(f"random-{one}"))]
+    problems += [
+        f"fractions: expected numbers between 0 and 1, as 0.15 for 15 %, got {one!r}."
+        for one in fractions
+        if forget_problem(f"random-{one}")
+    ]
     problems += [f"seeds: expected whole numbers in [0, 1000), got {one}." for one in seeds if not 0 <= one < 1000]
     if not problems:
         problems += [
