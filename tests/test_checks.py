@@ -446,3 +446,17 @@ def test_far_past_the_target_if_it_was_pushed(ascent_weight, overshot):
     assert any(said in text for text in unlearned.warnings) == overshot
     assert unlearned.settings["overshot"] == overshot
     assert not unlearned.settings["damaged"]
+
+
+@pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")
+def test_what_was_past_the_target_from_the_start_did_not_go_past_it():
+    def nothing(problem):
+        yield Epoch()
+
+    rows = lambda *costs: (torch.tensor(costs)[:, None].sqrt(), torch.zeros(len(costs), 1))  # noqa: E731
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1)  # f(x) = x, so a row costs its square
+    sets = {"forget": rows(9.0, 9.5), "retain": rows(0.2, 0.3), "validation": rows(1.0, 1.5)}
+    unlearned = unlearn(model, **sets, method=nothing, loss=losses.regression, device="cpu")
+    assert not unlearned.settings["overshot"]
+    assert ["gave no push" in warning for warning in unlearned.warnings] == [True]

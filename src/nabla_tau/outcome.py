@@ -128,7 +128,7 @@ def judge(problem: Problem, epochs: list[Epoch], before: Losses) -> tuple[bool, 
     start = problem.settings.get("counted_forget_loss_before", before.forget)
     pushed = any(epoch.ascent_weight != 0 for epoch in epochs)  # a method that tells no weight pushes in its own way
     done = reached(aimed.forget, start, aimed.target)
-    overshot = pushed and aimed.forget > aimed.target + memorised(aimed.target, start) / 2
+    overshot = pushed and aimed.forget > max(aimed.target, start) + memorised(aimed.target, start) / 2
     harm = damage(before, after)
     what = NEW_LABEL if problem.priced else "unseen data"
     bound = "" if math.isinf(problem.largest_loss) else f", no loss counting above {problem.largest_loss:.4g}"
