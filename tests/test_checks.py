@@ -80,6 +80,57 @@ def test_the_same_ids_in_two_sets(sets):
     assert "1 rows of validation with an id that is to be forgotten (places 1)" in found[0]
 
 
+def test_weights_in_float16_are_not_trained(sets):
+    half = model().half()
+    assert "got float16 in weight, bias: call model.float()" in problems(half, **sets)[0]
+    half.weight.requires_grad_(False)
+    assert "got float16 in bias: call model.float()" in problems(half, **sets)[0]
+
+
+def test_labels_on_padding_are_told():
+    class Language(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(9, 9)
+
+        def forward(self, input_ids, attention_mask):
+            return self.words(input_ids)
+
+    ids = torch.randint(9, (12, 5), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 3:] = 0
+    rows = lambda *where: {"input_ids": ids[slice(*where)], "attention_mask": mask[slice(*where)]}  # noqa: E731
+    sets = {"forget": rows(0, 3), "retain": rows(3, 8), "validation": rows(8, 12)}
+    asked = {"loss": losses.causal_language_model, "device": "cpu"}
+    padded = {name: {**columns, "labels": columns["input_ids"]} for name, columns in sets.items()}
+    for told, given in ((False, sets), (True, padded)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            unlearn(Language(), **given, **asked)
+        texts = [str(one.message) for one in caught]
+        said = (
+            "forget: 1 of 3 samples have labels where attention_mask is 0, which count; -100 there leaves padding out"
+        )
+        assert any(said in text for text in texts) is told
+
+
+def test_columns_that_came_as_lists_are_named(sets):
+    class Named(nn.Linear):
+        def forward(self, pixels):
+            return super().forward(pixels)
+
+    def loaded(inputs, targets):
+        rows = [{"pixels": one, "labels": target} for one, target in zip(inputs, targets, strict=True)]
+        stacked = lambda batch: {  # noqa: E731
+            "pixels": [row["pixels"] for row in batch],
+            "labels": torch.stack([row["labels"] for row in batch]),
+        }
+        return DataLoader(rows, 8, collate_fn=stacked)
+
+    found = problems(Named(6, 3), **{name: loaded(*columns) for name, columns in sets.items()})
+    assert any("'pixels' came as a list, no tensor; call set_format('torch')" in text for text in found)
+
+
 def test_targets_out_of_range_name_their_rows(sets):
     inputs, targets = sets["retain"]
     targets = targets.clone()

@@ -158,3 +158,11 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
         storage.require_free(tmp_path / "file" / "below" / "run")
     storage.require_free(tmp_path / "new" / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_loaded_is_ready_to_be_served(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()).train()
+    folder = Unlearned(model, [], {}, True).save(tmp_path / "request")
+    served = load(folder, model).model
+    assert not any(module.training for module in served.modules())
+    assert model.training

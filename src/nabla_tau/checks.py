@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nabla_tau.adapters import is_adapted
 from nabla_tau.batches import Batch, cut, rows_in, take_rows, to_device
 from nabla_tau.errors import InvalidRequest as InvalidRequest
 from nabla_tau.errors import Problems, some
@@ -100,8 +101,10 @@ def model_problems(model: Any) -> list[str]:
             "model as it was before, with shard=True; of a result, load() what save() wrote."
         ]
     if not any(parameter.requires_grad for parameter in model.parameters()):
+        adapted = "load the adapter with is_trainable=True" if is_adapted(model) else ""
         problems.append(
-            "model: expected trainable parameters, got none: set requires_grad_(True) on the layers to be changed."
+            "model: expected trainable parameters, got none: "
+            f"{adapted or 'set requires_grad_(True) on the layers to be changed'}."
         )
     named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
     for what, advice, is_bad in _BAD_WEIGHTS:
@@ -109,6 +112,22 @@ def model_problems(model: Any) -> list[str]:
             problems.append(f"model: expected {what} in {some(bad)}: {advice}.")
             named = {name: tensor for name, tensor in named.items() if name not in bad}
     return problems
+
+
+def precision_problems(model: nn.Module) -> list[str]:
+    """Weights that cannot be trained as they are: in float16, AdamW's small numbers become 0.
+
+    Example:
+        >>> precision_problems(nn.Linear(2, 2)), precision_problems(nn.Linear(2, 2).half())
+        ([], ['model: expected weights to be changed in float32 or bfloat16, got float16 in weight, bias: ...'])
+    """
+    half = [name for name, tensor in model.named_parameters() if tensor.requires_grad and tensor.dtype == torch.float16]
+    if not half:
+        return []
+    return [
+        f"model: expected weights to be changed in float32 or bfloat16, got float16 in {some(half)}: call "
+        "model.float(); to compute in float16 all the same, launch with accelerate and --mixed_precision fp16."
+    ]
 
 
 def _not_finite(tensor: Tensor) -> bool:
@@ -474,9 +493,10 @@ def _shared_ids(sets: Sets, based: dict[str, BaseRows], sharing: Collection[str]
             continue  # this set does not know ids
         ids = column if mine is not None and mine.ids else [column[row] for row in numbers]
         if rows := [row for row, value in enumerate(ids) if str(value) in wanted]:
+            unseen = "; unseen rows of the same people are compared with matched=True" if name == "test" else ""
             problems.append(
                 f"forget and {name}: expected different ids, got {len(rows)} rows of {name} with an id that is to be "
-                f"forgotten (places {some(rows)}): leave them out of {name}."
+                f"forgotten (places {some(rows)}): leave them out of {name}{unseen}."
             )
     return problems
 
@@ -513,6 +533,7 @@ def _told(surveys: dict[str, Survey], numbers: dict[str, Any]) -> list[str]:
         for places, what in (
             (found.unlabelled, "have no labelled token and take no part"),
             (found.not_finite, "have NaN or infinity among their inputs"),
+            (found.padded, "have labels where attention_mask is 0, which count; -100 there leaves padding out"),
         )
         if places
     ]

@@ -236,7 +236,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
         model: a module of the same architecture, for example the original; it is not touched.
 
     Returns:
-        The `Unlearned`, with a copy of `model` that carries the saved weights.
+        The `Unlearned`, with a copy of `model` that carries the saved weights, in eval mode: ready to be served.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -253,7 +253,9 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected a torch.nn.Module of the saved architecture, got {type(model).__name__}.")
     record = _require_result(Path(folder))
-    return _loaded(Path(folder), record, copy.deepcopy(model))
+    loaded = _loaded(Path(folder), record, copy.deepcopy(model))
+    loaded.model.eval()
+    return loaded
 
 
 def load_into(folder: Path, model: nn.Module) -> Unlearned:

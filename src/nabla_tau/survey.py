@@ -38,6 +38,7 @@ class Survey:
         bad_targets: positions whose target is outside what the model's outputs allow.
         unlabelled: positions without a labelled token.
         not_finite: positions with NaN or infinity among their inputs.
+        padded: positions with labels on padding.
         labels: that its rows carry.
         sequence: SHA-256 over inputs and targets in the order read.
     """
@@ -48,6 +49,7 @@ class Survey:
     bad_targets: list[int] = field(default_factory=list)
     unlabelled: list[int] = field(default_factory=list)
     not_finite: list[int] = field(default_factory=list)
+    padded: list[int] = field(default_factory=list)
     labels: set[int] = field(default_factory=set)
     sequence: Any = field(default_factory=hashlib.sha256)
 
@@ -106,6 +108,7 @@ def _look_at(
         found.labels |= labels_in(loss, batch)
     if isinstance(loss, TokenLoss):
         found.unlabelled.extend(found.size + row for row in _places(~loss.labelled(batch)))
+        found.padded.extend(found.size + row for row in _places(_labels_on_padding(loss, batch)))
     targets = [column for leaf in leaves(target) if (column := _row_bytes(leaf, size)) is not None]
     for row, digest in enumerate(content_hashes(model, batch)):
         on_row(found.size + row, digest)
@@ -176,6 +179,14 @@ def inputs_of(model: nn.Module, batch: Batch) -> Any:
     if isinstance(batch, Mapping):
         return model_inputs(model, batch)
     return batch[:-1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
+
+
+def _labels_on_padding(loss: TokenLoss, batch: Batch) -> Tensor:
+    labels = loss.labels(batch)
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    if not isinstance(mask, Tensor) or mask.shape != labels.shape:
+        return torch.zeros(len(labels), dtype=torch.bool)
+    return (mask.eq(0) & labels.ne(IGNORED)).any(1).cpu()
 
 
 def _not_finite(inputs: Any, size: int) -> Tensor:

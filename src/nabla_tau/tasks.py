@@ -118,6 +118,11 @@ def misfit(model: nn.Module, batch: Batch) -> str:
                 f"forward takes {taken}, the batch has {keys}; a dict's keys are forward's argument names: rename them."
             )
         inputs = model_inputs(model, batch)
+        if listed := [key for key, column in inputs.items() if isinstance(column, list | tuple)]:
+            return (
+                f"{', '.join(map(repr, listed))} came as a list, no tensor; call set_format('torch') on the "
+                "dataset, or give the loader a collate_fn that stacks."
+            )
     else:
         inputs = batch[:-1] if isinstance(batch, tuple | list) and len(batch) > 1 else batch
     columns = list(leaves(inputs))

@@ -252,7 +252,7 @@ class Request:
             InvalidRequest: with every problem found.
         """
         sets = {"forget": self.forget, "retain": self.retain, "validation": self.validation}
-        wrong = [*checks.model_problems(self.model), *self.argument_problems()]
+        wrong = [*checks.model_problems(self.model), *self.precision_problems(), *self.argument_problems()]
         size = PUBLISHED_BATCH_SIZE if wrong or self.batch_size is None else self.batch_size
         sources, problems = checks.open_sets(sets, size, streams=("retain",))
         if self.checkpoint is not None and not problems:
@@ -370,6 +370,10 @@ class Request:
         if self.loss is not None:
             problems += checks.loss_problems(self.loss)
         return problems
+
+    def precision_problems(self) -> list[str]:
+        """Why the model cannot be changed in the precision that it has."""
+        return checks.precision_problems(self.model) if isinstance(self.model, nn.Module) else []
 
     def in_place_problems(self) -> list[str]:
         """Why the original cannot be given up, if it cannot."""
