@@ -118,7 +118,11 @@ def misfit(model: nn.Module, batch: Batch) -> str:
                 f"forward takes {taken}, the batch has {keys}; a dict's keys are forward's argument names: rename them."
             )
         inputs = model_inputs(model, batch)
-        if listed := [key for key, column in inputs.items() if isinstance(column, list | tuple)]:
+        if listed := [
+            key
+            for key, column in inputs.items()
+            if isinstance(column, list | tuple) and all(isinstance(one, Tensor) for one in column)
+        ]:
             return (
                 f"{', '.join(map(repr, listed))} came as a list, no tensor; call set_format('torch') on the "
                 "dataset, or give the loader a collate_fn that stacks."

@@ -236,6 +236,12 @@ def test_a_model_that_is_still_learning_takes_a_rate_that_leaves_it_what_it_is(l
     assert [trial["moved"] for trial in trials[:-1]] == sorted((t["moved"] for t in trials[:-1]), reverse=True)
 
 
+def test_rows_may_move_as_far_as_a_removed_label_has_to_go(learning):
+    with Request(learning, **SETS, batch_size=64, device="cpu").prepared() as problem:
+        rates = [settle(problem, problem.mean_loss(problem.validation), way).learning_rate for way in (0.0, 9.0)]
+    assert rates[0] < rates[1] == LEARNING_RATES[0]
+
+
 def test_what_the_statistics_of_batch_norm_move_is_no_rates_doing(monkeypatch):
     torch.manual_seed(0)
     layers = nn.Linear(6, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3)

@@ -190,9 +190,10 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     The learning rate is the first of 3e-3, 1e-3 (the published one), 3e-4, 1e-4, 3e-5 and 1e-5 from which the
     model comes back: 20 steps on retain batches alone, undone afterwards, may make five others dearer by a third of
-    the way to what unseen data costs, counted up to c, and move their rows, up or down, by all of it in their mean. The
-    weights are shrunk by a tenth if it comes back from that too. The faster it moves and the less is left of its
-    margins, the more is forgotten that the descent does not repeat.
+    the way to what unseen data costs, counted up to c, and move their rows, up or down, by all of it in their mean, or
+    by as much as a removed label has to go to its price. The weights are shrunk by a tenth if it comes back from that
+    too. The faster it moves and the less is left of its margins, the more is forgotten that the descent does not
+    repeat.
 
     A model that does not know its rows by heart would learn on: then its losses come back from any rate, though not
     row by row, and the descent would fit the retain set further than the original ever was, away from any retrained
@@ -254,7 +255,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         loss_unit=unit,
         last_batch=forget_mean.share,
     )
-    start = settle(problem, unseen_loss)
+    start = settle(problem, unseen_loss, way=first_target - forget_loss_before if problem.priced else 0.0)
     usual = start.retain_loss
     if problem.retain.fetch is None:  # an order of its own may come to its dear rows late; both sets were trained on
         usual = max(usual, forget_loss_before)
@@ -442,7 +443,7 @@ class Start:
     retain_loss: float
 
 
-def settle(problem: Problem, unseen_loss: float) -> Start:
+def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
     """The highest learning rate from which the model comes back on the retain set, and whether smaller weights do too.
 
     A trial is a few steps of AdamW on retain batches alone, at rates that fall to a tenth as in the run, undone
@@ -455,6 +456,8 @@ def settle(problem: Problem, unseen_loss: float) -> Start:
     Args:
         problem: the request; its settings take what was chosen and what each trial found.
         unseen_loss: mean loss of the original model over the validation set, as far as losses count.
+        way: how far a removed label has to go to its price, where that is more than what was memorised; so far rows may
+            move for it.
 
     Raises:
         NonFiniteLoss: if the original's loss on a retain batch is NaN or infinite.
@@ -485,6 +488,7 @@ def settle(problem: Problem, unseen_loss: float) -> Start:
 
     still = tried(0.0) if changing_batch_norms(problem.model) else before
     dearest = max(_mean(problem, before), _mean(problem, still)) + LARGEST_CHANGE * memory
+    farthest = LARGEST_MOVE * max(memory, way)
 
     def comes_back(rate: float, shrinking: float = 1.0) -> bool:
         after = tried(rate, shrinking)
@@ -492,7 +496,7 @@ def settle(problem: Problem, unseen_loss: float) -> Start:
         if problem.retain.fetch is not None:
             moved = _mean(problem, [(one - other).abs() for one, other in zip(after, still, strict=True)])
         trials.append({"learning_rate": rate, "shrinking": shrinking, "retain_loss": retain_loss, "moved": moved})
-        return retain_loss <= dearest and moved <= LARGEST_MOVE * memory
+        return retain_loss <= dearest and moved <= farthest
 
     rate = next((rate for rate in LEARNING_RATES[:-1] if comes_back(rate)), LEARNING_RATES[-1])
     shrinking = SHRINKING if comes_back(rate, SHRINKING) else 1.0
