@@ -397,13 +397,6 @@ def test_padding_does_not_hide_a_copy():
     assert any("(retain rows 1; forget rows 3)" in text for text in warned(Bag(), **sets))
 
 
-def test_nothing_to_push(task):
-    _, forget, retain, validation = task
-    knows_what_is_called_unseen = fit(model(), *forget)
-    texts = warned(knows_what_is_called_unseen, forget=validation, retain=retain, validation=forget)
-    assert "gave no push" in texts[0]
-
-
 def test_what_gave_no_push_is_told_by_the_first_target(task):
     def rest(problem):
         yield Epoch(target_loss=0.1, ascent_weight=0.0)
