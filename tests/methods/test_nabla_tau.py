@@ -247,15 +247,12 @@ def test_what_the_statistics_of_batch_norm_move_is_no_rates_doing(monkeypatch):
     layers = nn.Linear(6, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3)
     model = fit(nn.Sequential(*layers), *TRAIN)
     model[1].running_var *= 4  # as from inputs that were augmented
+    monkeypatch.setattr(DEFAULT, "LEARNING_RATES", (1e-7, 1e-8))
     with Request(model, **SETS, batch_size=64, device="cpu").prepared() as problem:
         start = settle(problem, problem.mean_loss(problem.validation))
-        moved = problem.settings["trials"][-2]["moved"]
-    monkeypatch.setattr(DEFAULT, "_descend_on_retain", lambda problem, rate: [])  # what would be no trial at all
-    with Request(model, **SETS, batch_size=64, device="cpu").prepared() as problem:
-        settle(problem, problem.mean_loss(problem.validation))
-        assert [trial["moved"] for trial in problem.settings["trials"]] == [0.0, 0.0]
-    assert start.learning_rate >= 1e-4
-    assert moved > 0
+        after = problem.settings["trials"][0]
+    assert after["retain_loss"] < start.retain_loss - 0.1
+    assert after["moved"] < 1e-3
 
 
 def test_the_retain_set_is_not_fitted_further_than_by_a_third_of_what_was_memorised(learning, monkeypatch):
