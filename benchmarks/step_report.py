@@ -33,11 +33,13 @@ def load() -> float:
 
 
 def processor() -> str:
+    """Name and, where Linux tells, family and model: two kinds may share one name."""
     information = Path("/proc/cpuinfo")
     if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = (line.partition(":") for line in information.read_text().splitlines())
+        of_last_core = {name.strip(): value.strip() for name, _, value in lines}
+        if {"model name", "cpu family", "model"} <= of_last_core.keys():
+            return "{model name} (family {cpu family}, model {model})".format_map(of_last_core)
     return platform.processor() or platform.machine()
 
 
