@@ -13,6 +13,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +23,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
+from nabla_tau import target, trials
 from nabla_tau.bench.cells import ORIGINAL, RETRAINED, Bench, Cell
 from nabla_tau.bench.gap import COMPONENTS, gap, values
 from nabla_tau.bench.slices import ForgetSet, Setting
@@ -35,15 +37,20 @@ from nabla_tau.problem import Epoch, Method, Problem
 Row = dict[str, Any]
 SCALE = "ablation"
 DEFAULT = sys.modules[nabla_tau.__module__]
+PARTS = (DEFAULT, trials, target)
+"""Modules that the default is made of."""
 FACTS = cast(Facts, facts_of(nabla_tau))
 
 
 def without(facts: Facts = FACTS, **other: Any) -> Method:
-    """The default method with some names of its module given another value."""
+    """The default method with some names of its modules given another value."""
 
     @described(facts)
     def variant(problem: Problem) -> Iterator[Epoch]:
-        with patch.dict(vars(DEFAULT), other):
+        with ExitStack() as changed:
+            for name, value in other.items():
+                for module in (part for part in PARTS if hasattr(part, name)):
+                    changed.enter_context(patch.object(module, name, value))
             yield from nabla_tau(problem)
 
     return variant
@@ -81,7 +88,7 @@ def descend_without_rest(*arguments: Any, retain_weight: float, **named: Any) ->
     return descend(*arguments, **named)
 
 
-TRIAL = DEFAULT._descend_on_retain
+TRIAL = trials._descend_on_retain
 
 
 def no_trial_at_no_rate(problem: Problem, rate: float) -> list[torch.Tensor]:
@@ -93,7 +100,7 @@ VARIANTS = {
     "default": without(),
     "weights not shrunk": without(SHRINKING=1.0),
     "α falls linearly": without(Settings=LinearlyFalling),
-    "rates from 1e-3 down": without(LEARNING_RATES=DEFAULT.LEARNING_RATES[1:]),
+    "rates from 1e-3 down": without(LEARNING_RATES=trials.LEARNING_RATES[1:]),
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
     "w not bounded": without(descend=descend_unbounded),
     "w does not yield": without(descend=descend_without_yielding),

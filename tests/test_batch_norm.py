@@ -9,7 +9,8 @@ from torch import nn
 
 from nabla_tau import unlearn
 from nabla_tau.batch_norm import ORIGINAL_BATCHES, changing_batch_norms, followed
-from nabla_tau.methods.nabla_tau import nabla_tau, settle
+from nabla_tau.methods.nabla_tau import nabla_tau
+from nabla_tau.trials import settle
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters
 

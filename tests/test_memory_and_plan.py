@@ -1,6 +1,5 @@
 """The batch is the published one unless memory demands less; a plan says what would happen and changes nothing."""
 
-import sys
 from functools import partial
 
 import pytest
@@ -11,10 +10,9 @@ from nabla_tau import losses, memory, methods, planning, unlearning
 from nabla_tau.modes import unlearning_modes
 from nabla_tau.planning import plan
 from nabla_tau.problem import Problem
+from nabla_tau.trials import TRIAL_STEPS
 from nabla_tau.unlearning import Request
 from tests.conftest import require
-
-DEFAULT = sys.modules["nabla_tau.methods.nabla_tau"]  # the package's attribute of this name is the function
 
 
 def test_activations_of_a_small_network_by_hand():
@@ -77,7 +75,7 @@ def test_a_plan_counts_what_unlearning_then_does_and_changes_nothing(task):
     assert planned.epochs <= len(epochs) <= 2 * planned.epochs
     assert planned.samples == {"forget": 30, "retain": 170, "validation": 200}
     stepped, tried = 30 * planned.epochs + planned.steps * 170 / 11, 120 * 170 / 11
-    assert len(problem.settings["trials"]) * DEFAULT.TRIAL_STEPS <= planned.settings["most_trial_steps"] == 120
+    assert len(problem.settings["trials"]) * TRIAL_STEPS <= planned.settings["most_trial_steps"] == 120
     assert planned.training_passes == pytest.approx((2 * stepped + tried) / 200)
     assert planned.trial_seconds == pytest.approx(planned.seconds_per_step * planned.steps * tried / stepped)
     assert planned.repair_seconds == pytest.approx(planned.seconds, rel=0.5)  # fewer measurements

@@ -7,9 +7,9 @@ from itertools import islice
 
 import torch
 
-from nabla_tau.methods.nabla_tau import REACHED, memorised, reached
 from nabla_tau.problem import Epoch, Problem, counted, finite
 from nabla_tau.storage import NEW_LABEL
+from nabla_tau.target import REACHED, memorised, reached
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from nabla_tau import losses, unlearn
-from nabla_tau.methods.nabla_tau import LEARNING_RATES, REACHED, derive, settle
+from nabla_tau import losses, target, trials, unlearn
+from nabla_tau.methods.nabla_tau import derive
 from nabla_tau.objective import RunningMean, descend
 from nabla_tau.problem import Epoch, NonFiniteLoss
+from nabla_tau.trials import LEARNING_RATES, settle
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit
 
@@ -228,12 +229,12 @@ def test_a_model_that_is_still_learning_takes_a_rate_that_leaves_it_what_it_is(l
             start = settle(problem, problem.mean_loss(problem.validation))
             return start.learning_rate, problem.settings["trials"]
 
-    rate, trials = settled()
-    monkeypatch.setattr(DEFAULT, "LARGEST_MOVE", math.inf)
+    rate, tried = settled()
+    monkeypatch.setattr(trials, "LARGEST_MOVE", math.inf)
     highest, judged_by_their_mean = settled()
     assert rate < highest == LEARNING_RATES[0]
     assert judged_by_their_mean[0]["retain_loss"] < losses.classification(learning, SETS["retain"]).mean()
-    assert [trial["moved"] for trial in trials[:-1]] == sorted((t["moved"] for t in trials[:-1]), reverse=True)
+    assert [trial["moved"] for trial in tried[:-1]] == sorted((t["moved"] for t in tried[:-1]), reverse=True)
 
 
 def test_rows_may_move_as_far_as_a_removed_label_has_to_go(learning):
@@ -247,7 +248,7 @@ def test_what_the_statistics_of_batch_norm_move_is_no_rates_doing(monkeypatch):
     layers = nn.Linear(6, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3)
     model = fit(nn.Sequential(*layers), *TRAIN)
     model[1].running_var *= 4  # as from inputs that were augmented
-    monkeypatch.setattr(DEFAULT, "LEARNING_RATES", (1e-7, 1e-8))
+    monkeypatch.setattr(trials, "LEARNING_RATES", (1e-7, 1e-8))
     with Request(model, **SETS, batch_size=64, device="cpu").prepared() as problem:
         start = settle(problem, problem.mean_loss(problem.validation))
         after = problem.settings["trials"][0]
@@ -263,8 +264,8 @@ def test_the_retain_set_is_not_fitted_further_than_by_a_third_of_what_was_memori
         told.append((retain_weight, float(step.retain_loss)))
         return step
 
-    monkeypatch.setattr(DEFAULT, "LEARNING_RATES", (1e-2,) * 2)
-    monkeypatch.setattr(DEFAULT, "LARGEST_MOVE", math.inf)
+    monkeypatch.setattr(trials, "LEARNING_RATES", (1e-2,) * 2)
+    monkeypatch.setattr(trials, "LARGEST_MOVE", math.inf)
     monkeypatch.setattr(DEFAULT, "descend", told_of)
     settings = unlearn(learning, **SETS, batch_size=64, device="cpu").settings
     usual = mean = settings["usual_retain_loss"]
@@ -377,7 +378,7 @@ def test_a_plan_is_cut_short_once_both_sets_are_where_they_should_be(memorised, 
     in_between = [done + (1 - done) * step / len(rates[cut:]) for step in range(len(rates[cut:]))]
     assert alphas[cut:] == pytest.approx([settings["first_alpha"] * (1 - x**2) for x in in_between])
 
-    monkeypatch.setattr(DEFAULT, "REACHED", math.inf)  # the forget set never is
+    monkeypatch.setattr(target, "REACHED", math.inf)  # the forget set never is
     whole = unlearn(memorised, **SETS, device="cpu", batch_size=64).settings
     assert whole["steps_done"] == whole["steps"]
     assert "plan_cut_short_after" not in whole
@@ -415,10 +416,6 @@ def test_a_loader_that_ends_on_dearer_rows_is_back_where_its_first_batches_were(
     ).settings
     assert settings["usual_retain_loss"] > 1
     assert "plan_cut_short_after" not in settings
-
-
-def test_it_is_asked_as_much_of_the_forget_set_as_in_the_end():
-    assert DEFAULT.REACHED == REACHED
 
 
 def test_a_loader_with_an_order_of_its_own_is_judged_by_the_batches_it_gives(memorised, monkeypatch):
@@ -496,13 +493,14 @@ class TwoHeads(nn.Module):
 
 def test_weights_start_smaller_where_the_model_comes_back_from_it(memorised, monkeypatch):
     model, factors = TwoHeads(copy.deepcopy(memorised)), []
-    shrink = DEFAULT.shrink
-    monkeypatch.setattr(DEFAULT, "shrink", lambda weights, factor: (factors.append(factor), shrink(weights, factor)))
+    shrink = trials.shrink
+    for module in (trials, DEFAULT):
+        monkeypatch.setattr(module, "shrink", lambda weights, factor: (factors.append(factor), shrink(weights, factor)))
     unlearned = unlearn(model, **SETS, device="cpu", batch_size=64)
     assert factors == [1.0] * (len(unlearned.settings["trials"]) - 1) + [0.9, 0.9]  # trials, the last of it, the run
     assert unlearned.settings["shrinking"] == 0.9
     assert torch.equal(unlearned.model.other.weight, model.other.weight)  # no gradient reaches it
-    monkeypatch.setattr(DEFAULT, "LARGEST_MOVE", -1.0)  # nothing comes back
+    monkeypatch.setattr(trials, "LARGEST_MOVE", -1.0)  # nothing comes back
     assert unlearn(model, **SETS, device="cpu", batch_size=64).settings["shrinking"] == 1.0
     assert factors[-2:] == [0.9, 1.0]
 

@@ -3,19 +3,27 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 
 import torch
-from torch import Tensor
 
 from nabla_tau.batch_norm import changing_batch_norms, followed
-from nabla_tau.batches import Batch
+from nabla_tau.course import LAST_LEARNING_RATE_FACTOR, Course, Repair
 from nabla_tau.facts import RETAIN, VALIDATION, Facts, described
-from nabla_tau.modes import buffers_kept
 from nabla_tau.objective import PassMeans, RunningMean, Step, descend
 from nabla_tau.problem import Epoch, Problem, counted
+from nabla_tau.target import memorised, reached
+from nabla_tau.trials import (
+    LARGEST_CHANGE,
+    LEARNING_RATES,
+    TRIAL_STEPS,
+    WEIGHT_DECAY,
+    judged_loss,
+    retain_batches,
+    settle,
+    shrink,
+)
 
 # The published rule for α, inside the range of forget fractions that it was published for.
 ALPHA_PER_FORGET_FRACTION = 5 / 3
@@ -27,13 +35,9 @@ PASSES = 3
 MOST_EPOCHS = 80
 LEAST_STEPS = 160
 
-# They are cut short once the retain set is back and the forget set as far on its way to the target as a run is asked to
-# be in the end: what is left of rate and α is then gone through in as many steps as a trial has.
-REACHED = 9 / 10
-
-# After them the run goes on while the retain set is not back: while the batches that judge a trial cost more than they
-# did, by a hundredth of what was memorised. They are looked at after as many steps as a trial has. The push is there
-# again, or the forget set would come back too. Steps that bring nothing back end it, and so do twice the planned ones.
+# After the plan the run goes on while the retain set is not back: while the batches that judge a trial cost more than
+# they did, by a hundredth of what was memorised. They are looked at after as many steps as a trial has. The push is
+# there again, or the forget set would come back too. Steps that bring nothing back end it, and so do twice the planned.
 REPAIRED = 1 / 100
 
 # The target is measured every fifth epoch as published, but no more often than over 80 epochs.
@@ -46,27 +50,12 @@ LARGEST_DEVIATION = 1
 LEAST_DEVIATION = 0.25  # of that cost; where unseen losses are few or alike, every row would have to reach their mean
 
 # Differences of losses are measured by a quarter of what the original memorised, so that the push of all but small
-# requests is at its bound until most of the way is gone. Where next to nothing was memorised, that is taken to be a
-# tenth of what unseen data costs, so as not to magnify chance.
+# requests is at its bound until most of the way is gone.
 UNIT = 1 / 4
-LEAST_MEMORISED = 0.1
 
 # w follows the mean of about the last eight batches of either set, or of a pass over the forget set where that is
 # shorter.
 LAST_BATCH = 1 / 8
-
-WEIGHT_DECAY = 1e-2
-LAST_LEARNING_RATE_FACTOR = 0.1
-
-# The highest learning rate from which the model comes back; at that, whether it comes back from smaller weights too.
-# It may not end as another model either, where its losses are as before in their mean alone: rows may move by all that
-# was memorised. The published rate is 1e-3, and nothing is shrunk there.
-LEARNING_RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
-SHRINKING = 0.9
-TRIAL_STEPS = 20
-JUDGED_BATCHES = 5
-LARGEST_CHANGE = 1 / 3  # of what the retain set costs, up in a trial and down in the run, of what was memorised
-LARGEST_MOVE = 1  # of its rows, likewise
 
 
 @dataclass(frozen=True)
@@ -317,106 +306,6 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         course.pass_done()
 
 
-class Course:
-    """How the plan is gone through: its progress x goes from 0 to 1 over E passes, the learning rate to a tenth.
-
-    A pass has one x, until the plan is cut short: then what is left is gone through step by step.
-
-    Args:
-        optimizer: its rate is that of the first pass.
-        epochs: passes, E.
-        batches: steps of a pass.
-
-    Attributes:
-        end: passes after which the plan is done.
-
-    Example:
-        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
-        >>> course = Course(optimizer, epochs=10, batches=2)
-        >>> course.progress(4)
-        0.4
-        >>> course.cut_short(4, passes=2)
-        >>> [round(course.progress(epoch, step), 2) for epoch in (4, 5, 6) for step in (0, 1)]
-        [0.4, 0.55, 0.7, 0.85, 1.0, 1.0]
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer, epochs: int, batches: int) -> None:
-        self.end, self.batches = epochs, batches
-        self.cut: int | None = None
-        self.done = 0.0  # of it, when it was cut short
-        self.schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, epochs)
-
-    def progress(self, epoch: int, step: int = 0) -> float:
-        """Progress x before this step of this pass."""
-        if epoch >= self.end:
-            return 1.0
-        if self.cut is None:
-            return epoch / self.end
-        return self.done + (1 - self.done) * ((epoch - self.cut) * self.batches + step) / self._steps_left(self.cut)
-
-    def is_look(self, epoch: int, every: int) -> bool:
-        """Whether it is looked at before this pass if the retain set is back: after the plan, or to cut it short."""
-        if epoch >= self.end:
-            return (epoch - self.end) % every == 0
-        return 0 < epoch < self.end - every and epoch % every == 0
-
-    def cut_short(self, epoch: int, passes: int) -> None:
-        """What is left from this pass on is gone through in so many passes."""
-        self.done, self.cut, self.end = self.progress(epoch), epoch, epoch + passes
-        rate_now = 1 - (1 - LAST_LEARNING_RATE_FACTOR) * self.done
-        optimizer, last = self.schedule.optimizer, LAST_LEARNING_RATE_FACTOR / rate_now
-        self.schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, last, self._steps_left(epoch))
-
-    def step_done(self) -> None:
-        """The rate falls step by step where the plan is cut short."""
-        if self.cut is not None:
-            self.schedule.step()
-
-    def pass_done(self) -> None:
-        """It falls pass by pass until then."""
-        if self.cut is None:
-            self.schedule.step()
-
-    def _steps_left(self, epoch: int) -> int:
-        return (self.end - epoch) * self.batches
-
-
-@dataclass
-class Repair:
-    """Whether the run goes on after the plan.
-
-    Attributes:
-        allowed: what the retain set may cost, L_r⁰ + m/100.
-        found: what it cost at each look.
-
-    Example:
-        >>> repair = Repair(allowed=0.1)
-        >>> [repair.goes_on(retain_loss) for retain_loss in (0.8, 0.9, 0.4, 0.4)], Repair(allowed=0.1).goes_on(0.1)
-        ([True, True, True, False], False)
-    """
-
-    allowed: float
-    found: list[float] = field(default_factory=list)
-
-    def goes_on(self, retain_loss: float) -> bool:
-        """Whether the retain set costs more than it may, and less than at the last look.
-
-        The first look is no measure: α was 0 then, and the push is there again after it.
-        """
-        self.found.append(retain_loss)
-        return retain_loss > self.allowed and (len(self.found) < 3 or retain_loss < self.found[-2])
-
-
-def reached(loss: float, before: float, target_loss: float) -> bool:
-    """Whether the forget set is as far on its way to the target as a run is asked to be in the end.
-
-    Example:
-        >>> reached(1.9, before=1.0, target_loss=2.0), reached(1.8, before=1.0, target_loss=2.0)
-        (True, False)
-    """
-    return loss >= target_loss - (1 - REACHED) * abs(target_loss - before)
-
-
 def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Set AdamW's running mean of gradients to zero, so that the ascent does not roll on past its target.
 
@@ -433,147 +322,6 @@ def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
         state["exp_avg"].zero_()
 
 
-@dataclass(frozen=True)
-class Start:
-    """What the trials settled, the weights that a gradient reaches, and what the judging batches cost the original."""
-
-    learning_rate: float
-    shrinking: float
-    reached: set[Tensor]
-    retain_loss: float
-
-
-def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
-    """The highest learning rate from which the model comes back on the retain set, and whether smaller weights do too.
-
-    A trial is a few steps of AdamW on retain batches alone, at rates that fall to a tenth as in the run, undone
-    afterwards. Five other retain batches may then cost more by a third of the way from what they cost the original
-    model to what unseen data costs it, and their rows, dearer or cheaper, may have moved by all of it in their mean: a
-    model that is still learning is as good after any rate, and another one. (A loader with an order of its own gives
-    other rows each time; there the mean alone is judged.) With batch norm all is measured from a trial at no rate at
-    all: what the statistics move is no rate's doing. The lowest rate is taken untried, and so is no shrinking at all.
-
-    Args:
-        problem: the request; its settings take what was chosen and what each trial found.
-        unseen_loss: mean loss of the original model over the validation set, as far as losses count.
-        way: how far a removed label has to go to its price, where that is more than what was memorised; so far rows may
-            move for it.
-
-    Raises:
-        NonFiniteLoss: if the original's loss on a retain batch is NaN or infinite.
-
-    Example:
-        >>> from nabla_tau.unlearning import Request
-        >>> x, y = 20 * torch.eye(100), torch.arange(100) % 2  # every row has a feature of its own: pure memory
-        >>> model = torch.nn.Linear(100, 2, bias=False)
-        >>> weights = 0.2 * torch.nn.functional.one_hot(y, 2).T * (torch.arange(100) < 80)
-        >>> _ = model.load_state_dict({"weight": weights})
-        >>> request = Request(model, (x[:8], y[:8]), (x[8:80], y[8:80]), (x[80:], y[80:]), device="cpu")
-        >>> with request.prepared() as problem:
-        ...     start = settle(problem, unseen_loss=0.69)
-        >>> start.learning_rate, start.shrinking, round(start.retain_loss, 4)
-        (0.003, 0.9, 0.0181)
-    """
-    losses = _judging_losses(problem)
-    usual, before = _mean(problem, losses), [counted(one, problem.largest_loss) for one in losses]
-    memory = memorised(unseen_loss, _mean(problem, before))
-    trials: list[dict[str, float]] = []
-    reached: set[Tensor] = set()
-
-    def tried(rate: float, shrinking: float = 1.0) -> list[Tensor]:
-        with problem.undone(), buffers_kept(problem.model):
-            shrink(reached, shrinking)
-            reached.update(_descend_on_retain(problem, rate))
-            return [counted(one, problem.largest_loss) for one in _judging_losses(problem)]
-
-    still = tried(0.0) if changing_batch_norms(problem.model) else before
-    dearest = max(_mean(problem, before), _mean(problem, still)) + LARGEST_CHANGE * memory
-    farthest = LARGEST_MOVE * max(memory, way)
-
-    def comes_back(rate: float, shrinking: float = 1.0) -> bool:
-        after = tried(rate, shrinking)
-        retain_loss, moved = _mean(problem, after), 0.0
-        if problem.retain.fetch is not None:
-            moved = _mean(problem, [(one - other).abs() for one, other in zip(after, still, strict=True)])
-        trials.append({"learning_rate": rate, "shrinking": shrinking, "retain_loss": retain_loss, "moved": moved})
-        return retain_loss <= dearest and moved <= farthest
-
-    rate = next((rate for rate in LEARNING_RATES[:-1] if comes_back(rate)), LEARNING_RATES[-1])
-    shrinking = SHRINKING if comes_back(rate, SHRINKING) else 1.0
-    problem.settings.update(learning_rate=rate, shrinking=shrinking, trials=trials)
-    return Start(rate, shrinking, reached, usual)
-
-
-def memorised(unseen_loss: float, loss: float) -> float:
-    """How much less a set costs than unseen data does: what differences of losses are measured by.
-
-    At least a tenth of the unseen loss, so as not to magnify chance where next to nothing was memorised.
-
-    Example:
-        >>> memorised(unseen_loss=2.1, loss=0.1), memorised(unseen_loss=2.0, loss=1.9)
-        (2.0, 0.2)
-    """
-    return max(unseen_loss - loss, LEAST_MEMORISED * abs(unseen_loss)) or 1.0
-
-
-def shrink(parameters: set[Tensor], factor: float) -> None:
-    """Multiply parameters in place. Those that no gradient reaches, as another head's, are not to be among them.
-
-    Example:
-        >>> weight = torch.nn.Parameter(torch.ones(1))
-        >>> shrink({weight}, 0.8)
-        >>> weight.item()
-        0.8...
-    """
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter.mul_(factor)
-
-
-def _descend_on_retain(problem: Problem, rate: float) -> list[Tensor]:
-    optimizer = problem.adamw(rate, WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, TRIAL_STEPS)
-    norms = changing_batch_norms(problem.model)
-    for batch in islice(retain_batches(problem), JUDGED_BATCHES, JUDGED_BATCHES + TRIAL_STEPS):
-        made = False
-        while not made:
-            with followed(problem, norms):
-                problem.accumulate(batch)
-            made = problem.update(optimizer)
-        schedule.step()
-    return list(optimizer.state)  # AdamW has one for each parameter that had a gradient
-
-
-def _judging_losses(problem: Problem) -> list[Tensor]:
-    """This process's losses of the first retain batches under the current model; a trial steps on those after them."""
-    with torch.no_grad():
-        return [problem.losses(batch) for batch in islice(retain_batches(problem), JUDGED_BATCHES)]
-
-
-def _mean(problem: Problem, batches: list[Tensor]) -> float:
-    means = [problem.mean(values) for values in batches]
-    return sum(float(mean.value) * mean.size for mean in means) / sum(mean.size for mean in means)
-
-
 def _retain_loss(problem: Problem, retain_mean: RunningMean) -> float:
     """That of the judging batches; where a loader has an order of its own, of the last ones, which are read anyway."""
-    return retain_mean.value if problem.retain.fetch is None else _mean(problem, _judging_losses(problem))
-
-
-def retain_batches(problem: Problem) -> Iterator[Batch | None]:
-    """Retain batches without end, pass after pass.
-
-    Yields:
-        This process's share of the next batch; None where it has no part in it.
-
-    Example:
-        >>> from nabla_tau.unlearning import Request
-        >>> x, y = torch.eye(8), torch.arange(8) % 2
-        >>> sets = (x[:2], y[:2]), (x[2:6], y[2:6]), (x[6:], y[6:])  # four rows to keep, three a batch
-        >>> with Request(torch.nn.Linear(8, 2), *sets, batch_size=3, device="cpu").prepared() as problem:
-        ...     [len(targets) for _, targets in islice(retain_batches(problem), 5)]
-        [3, 1, 3, 1, 3]
-    """
-    order = problem.generator(1)
-    while True:
-        yield from problem.one_pass(problem.retain, order)
+    return retain_mean.value if problem.retain.fetch is None else judged_loss(problem)
