@@ -451,6 +451,34 @@ def test_a_loss_that_changes_its_shape_later():
         unlearn(nn.Linear(4, 2), **parts, loss=loss, device="cpu")
 
 
+def test_a_batch_size_that_loaders_do_not_heed_is_told(task):
+    original, _, retain, validation = task
+
+    def told(batch_size):
+        loaders = {"retain": DataLoader(TensorDataset(*retain), batch_size=batch_size)}
+        rest = {"forget": tuple(column[:20] for column in validation), "validation": validation}
+        return [text for text in warned(original, **rest, **loaders) if text.startswith("batch_size")]
+
+    assert told(32)[0].startswith(
+        "batch_size: 64 has no effect on DataLoaders, whose own batches are kept: retain (32)"
+    )
+    assert not told(64)
+
+
+def test_a_target_that_was_not_reached_is_told_with_a_way_on(sets):
+    def rest(problem):
+        problem.settings["learning_rate_reason"] = "for a reason"
+        yield Epoch()
+
+    def advice(batch_size):
+        with pytest.warns(UnlearningWarning, match="was not reached") as told:
+            unlearn(model(), **sets, method=rest, batch_size=batch_size, device="cpu")
+        return next(str(one.message) for one in told if "was not reached" in str(one.message))
+
+    assert "The learning rate is low: for a reason. All of it was one batch: a smaller batch_size" in advice(64)
+    assert "What rows to keep teach as well stays known" in advice(4)
+
+
 def test_overshoot_and_damage_are_said():
     def push(problem):
         with torch.no_grad():

@@ -378,6 +378,15 @@ def test_an_audit_needs_a_test_set(tmp_path):
     assert "'test'" in result.stderr
 
 
+def test_all_that_is_wrong_with_an_audit_is_said_at_once(tmp_path):
+    (tmp_path / "report.json").touch()
+    result = run("audit", tmp_path, f"{PROJECT}:sets", "--request", "17", "--json")
+    assert result.exit_code == REFUSED
+    problems = json.loads(result.stdout)["error"]
+    assert [word for word in ("report.json", "--request", "'test'") if not any(word in one for one in problems)] == []
+    assert len(problems) == 3
+
+
 def test_an_interrupted_run_is_continued_by_the_same_command(tmp_path, monkeypatch):
     expected = json.loads(run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "e", "--json").stdout)
     state = tmp_path / "state"

@@ -271,10 +271,15 @@ def audit(
         from nabla_tau.storage import load, sha256
 
         folder = output or run
-        require_no_report(folder)
-        fields = read_fields(request or [])
+        problems, arguments, fields = Problems(), {}, {}
         ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
-        arguments = read_project(target, **ids, command="audit")  # type: ignore[arg-type]
+        with problems.gathered("--output", "a folder that can be written to", "name another."):
+            require_no_report(folder)
+        with problems.gathered("--request", "NAME=VALUE", "mend it."):
+            fields = read_fields(request or [])
+        with problems.gathered("target", f"a dict from {target}", "mend it."):
+            arguments = read_project(target, **ids, command="audit")  # type: ignore[arg-type]
+        problems.refuse()
         options = {"seed": seed, "batch_size": batch_size, "device": device}
         arguments.update({name: value for name, value in options.items() if value is not None})
         original = arguments.pop("model")

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from nabla_tau.collapse import UtilityCollapse, Watch
 from nabla_tau.compatibility import differences, find, require_room
 from nabla_tau.errors import InvalidRequest
 from nabla_tau.journal import Journal
+from nabla_tau.losses import name_of
 from nabla_tau.problem import Epoch, Method, NonFiniteLoss, Problem
 from nabla_tau.snapshot import journal_of, put_back, taken
 from nabla_tau.storage import Unlearned, load, load_into
@@ -34,6 +35,7 @@ def passes(problem: Problem, method: Method, last_good: Callable[[], str] = lamb
     Raises:
         NonFiniteLoss: if a loss became NaN or infinite.
         UtilityCollapse: if what is to be kept was lost.
+        InvalidRequest: if the method is no function that yields epochs.
 
     Example:
         >>> def broken(problem):
@@ -51,12 +53,32 @@ def passes(problem: Problem, method: Method, last_good: Callable[[], str] = lamb
     """
     number = 1
     try:
-        for epoch in method(problem):
+        for epoch in _epochs(problem, method):
             yield epoch
             number += 1
     except (NonFiniteLoss, UtilityCollapse) as error:
         steps = f"{problem.steps} step{'s' * (problem.steps != 1)}"
         raise type(error)(f"{error} It was in epoch {number}, after {steps}{last_good()}.") from error
+
+
+def _epochs(problem: Problem, method: Method) -> Iterator[Epoch]:
+    """What a method yields, if it yields epochs; one of the user's own may do something else."""
+    found: Any = method(problem)
+    if not isinstance(found, Iterable):
+        raise _no_epoch(method, found)
+    for epoch in found:
+        if not isinstance(epoch, Epoch):
+            raise _no_epoch(method, epoch)
+        yield epoch
+
+
+def _no_epoch(method: Method, got: Any) -> InvalidRequest:
+    return InvalidRequest(
+        [
+            f"method: expected a function that yields an Epoch after each pass, got {type(got).__name__} from "
+            f"{name_of(method)}: end each pass with `yield Epoch()`, from nabla_tau.problem."  # type: ignore[arg-type]
+        ]
+    )
 
 
 class Keeper:

@@ -11,6 +11,9 @@ from nabla_tau.problem import Epoch, Problem, counted, finite
 from nabla_tau.storage import NEW_LABEL
 from nabla_tau.target import REACHED, memorised, reached
 
+FEW_BATCHES = 2
+"""Of a forget set; so few steps a pass cannot be steered."""
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -163,8 +166,7 @@ def judge(problem: Problem, epochs: list[Epoch], before: Losses) -> tuple[bool, 
     if not done:
         found.append(
             f"the target was not reached: the forget loss went from {start:.4g} to {aimed.forget:.4g}, {what} costs "
-            f"{aimed.target:.4g}{bound}."
-            + (" All of it was one batch: a smaller batch_size may get there." * (problem.forget.batches == 1))
+            f"{aimed.target:.4g}{bound}. {_way_on(problem)}"
         )
     if overshot:
         found.append(
@@ -172,3 +174,17 @@ def judge(problem: Problem, epochs: list[Epoch], before: Losses) -> tuple[bool, 
             "Samples that cost too much stand out as well."
         )
     return done, found + harm
+
+
+def _way_on(problem: Problem) -> str:
+    """What may get there where the target was not reached."""
+    rate = problem.settings.get("learning_rate_reason")
+    tried = f"The learning rate is low: {rate}. " if rate else ""
+    batches = problem.forget.batches
+    if batches <= FEW_BATCHES:
+        several = "one batch" if batches == 1 else f"{batches} batches"
+        return f"{tried}All of it was {several}: a smaller batch_size, best that of training, may get there."
+    return (
+        f"{tried}What rows to keep teach as well stays known: see that none is a copy of a forgotten one, and that the "
+        "validation set is of the same kind; an audit tells what is left."
+    )

@@ -25,6 +25,7 @@ TRIAL_STEPS = 20
 JUDGED_BATCHES = 5
 LARGEST_CHANGE = 1 / 3  # of what the retain set costs, up in a trial and down in the run, of what was memorised
 LARGEST_MOVE = 1  # of its rows, likewise
+NONE_CAME_BACK = "at every higher one a trial cost the retain set too much, or moved its rows too far"
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
         return retain_loss <= dearest and moved <= farthest
 
     rate = next((rate for rate in LEARNING_RATES[:-1] if comes_back(rate)), LEARNING_RATES[-1])
+    if rate == LEARNING_RATES[-1]:
+        problem.settings["learning_rate_reason"] = NONE_CAME_BACK
     shrinking = SHRINKING if comes_back(rate, SHRINKING) else 1.0
     problem.settings.update(learning_rate=rate, shrinking=shrinking, trials=trials)
     return Start(rate, shrinking, reached, usual)

@@ -313,7 +313,7 @@ class Request:
                     loss, forget, labels["forget"], kept=labels["retain"], elsewhere=labels["validation"]
                 )
                 problem.settings["removed_labels"] = list(problem.removed.labels)
-            for text in findings.warnings:
+            for text in [*self.loader_remarks(sources), *findings.warnings]:
                 self.warn(problem, text)
             if problem.retain.streamed:
                 problem.retain = replace(problem.retain, after_pass=self.watch_passes(problem))
@@ -433,6 +433,21 @@ class Request:
                 f"statistics in {some(norms)}: leave it out, and set batch_size to what fits into memory."
             )
         return problems
+
+    def loader_remarks(self, sources: dict[str, Source]) -> list[str]:
+        """Where `batch_size` says nothing, because the batches of a `DataLoader` are kept."""
+        others = {
+            name: sources[name].batch_size
+            for name in ("forget", "retain")
+            if sources[name].loader is not None and sources[name].batch_size != self.batch_size
+        }
+        if self.batch_size is None or not others:
+            return []
+        kept = ", ".join(f"{name} ({size or 'its own sampler'})" for name, size in others.items())
+        return [
+            f"batch_size: {self.batch_size} has no effect on DataLoaders, whose own batches are kept: {kept}; pass the "
+            "dataset in place of a loader, or make the loader with that batch size."
+        ]
 
     def check_data(
         self, sets: checks.Sets, sources: dict[str, Source], model: nn.Module, engine: Engine

@@ -45,6 +45,7 @@ def test_cells_of_versions_that_were_shown_to_be_the_same_stand_in_one_group(tmp
     assert "2 pairs of other versions give the same numbers" in ran.output
     (group,) = read_groups(results)
     assert (group.code, sorted(group.cells["ssd"])) == ("1b", [0, 1])
+    assert read_groups(results / "quick" / "cifar10") == [group]  # a part of the results is read as they are
     shown = {entry["method"]: entry["cells"] for entry in json.loads((results / SAME).read_text())["same"]}
     assert shown == {name: [f"quick/cifar10/seed-0/class/{name}.json"] for name in ("original", "ssd")}
 

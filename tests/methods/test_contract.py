@@ -220,3 +220,14 @@ def test_a_method_may_be_any_callable():
     assert unlearn(model, **sets, method=Patient(), device="cpu").settings["steps"] == 1
     with pytest.raises(InvalidRequest, match="expected settings that Patient has, got 'epoch'"):
         unlearn(model, **sets, method=partial(Patient(), epoch=3), device="cpu")
+
+
+@pytest.mark.parametrize(("given", "got"), [(None, "NoneType"), ([1], "int")])
+def test_a_method_that_yields_no_epochs_is_told_what_to_yield(given, got):
+    def forgetful(problem):
+        return given
+
+    x, y = torch.eye(8), torch.arange(8) % 2
+    sets = {"forget": (x[:2], y[:2]), "retain": (x[2:6], y[2:6]), "validation": (x[6:], y[6:])}
+    with pytest.raises(InvalidRequest, match=rf"yields an Epoch after each pass, got {got} from .*forgetful: end each"):
+        unlearn(torch.nn.Linear(8, 2), **sets, method=forgetful, device="cpu")

@@ -505,6 +505,14 @@ def test_weights_start_smaller_where_the_model_comes_back_from_it(memorised, mon
     assert factors[-2:] == [0.9, 1.0]
 
 
+def test_a_lowest_rate_that_is_taken_for_want_of_another_is_told(memorised, monkeypatch):
+    assert "learning_rate_reason" not in unlearn(memorised, **SETS, device="cpu", batch_size=64).settings
+    monkeypatch.setattr(trials, "LARGEST_MOVE", -1.0)  # nothing comes back
+    settings = unlearn(memorised, **SETS, device="cpu", batch_size=64).settings
+    assert settings["learning_rate"] == LEARNING_RATES[-1]
+    assert settings["learning_rate_reason"].startswith("at every higher one a trial cost the retain set too much")
+
+
 def test_a_loss_that_is_shifted_changes_nothing(memorised):
     """A log-likelihood of a density may be negative, and so may its mean."""
     plain, shifted = (

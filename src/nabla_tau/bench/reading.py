@@ -90,7 +90,7 @@ class Group:
 def read_groups(folder: Path) -> list[Group]:
     """Everything below a folder; cells of different scales or versions of the code come apart.
 
-    Versions that `SAME` in the folder shows to give the same numbers are one.
+    Versions that `SAME` shows to give the same numbers, in the folder or in the one that it is a part of, are one.
 
     Raises:
         InvalidRequest: if there is nothing, a file is no whole cell or lies in another cell's place, a cell is there
@@ -109,8 +109,9 @@ def read_groups(folder: Path) -> list[Group]:
     problems, records = Problems(), []
     places: dict[tuple[str, Cell], list[Path]] = {}
     versions = Versions()
-    with problems.gathered("results", f"versions in {folder / SAME}", "put back what it held."):
-        versions = read_versions(folder)
+    home = _home(folder)
+    with problems.gathered("results", f"versions in {home / SAME}", "put back what it held."):
+        versions = read_versions(home)
     for path in paths:
         with problems.gathered("results", f"a cell in {path}", "remove it and run nabla-tau bench run again."):
             records.append(versions.newest(_whole(path)))
@@ -124,6 +125,12 @@ def read_groups(folder: Path) -> list[Group]:
     problems.extend(_several_versions(records) + _several_originals(records) + _several_conditions(records))
     problems.refuse()
     return grouped(records)
+
+
+def _home(folder: Path) -> Path:
+    """The folder of results that a folder is a part of: it, or the one above scale, task, seed and forget set."""
+    whole = folder.absolute()
+    return next((place for place in (whole, *whole.parents[:4]) if (place / SAME).exists()), folder)
 
 
 def _whole(path: Path) -> Json:
