@@ -178,7 +178,7 @@ def open_sets(
     Args:
         sets: forget, retain and validation set by name.
         batch_size: samples per batch, where a set is no `DataLoader`.
-        sharing_ids: sets that may hold rows of ids that are to be forgotten.
+        sharing_ids: sets that are to hold rows of the ids that are forgotten, and of no others.
         streams: sets that may be streams.
 
     Returns:
@@ -484,7 +484,7 @@ def _shared_ids(sets: Sets, based: dict[str, BaseRows], sharing: Collection[str]
     problems = []
     wanted = {str(value) for value in forget.ids}
     for name, (base, numbers) in based.items():
-        if name == "forget" or name in sharing or numbers is None:
+        if name == "forget" or numbers is None:
             continue
         mine = chosen_rows(sets[name])
         try:
@@ -492,7 +492,14 @@ def _shared_ids(sets: Sets, based: dict[str, BaseRows], sharing: Collection[str]
         except (ValueError, TypeError, KeyError):
             continue  # this set does not know ids
         ids = column if mine is not None and mine.ids else [column[row] for row in numbers]
-        if rows := [row for row, value in enumerate(ids) if str(value) in wanted]:
+        rows = [row for row, value in enumerate(ids) if str(value) in wanted]
+        if name in sharing:
+            if others := sorted(set(range(len(ids))) - set(rows)):
+                problems.append(
+                    f"{name}: expected unseen rows of the forgotten ids alone, as matched=True says, got {len(others)} "
+                    f"of {len(ids)} rows with other ids (places {some(others)}): leave them out, or leave matched out."
+                )
+        elif rows:
             unseen = "; unseen rows of the same people are compared with matched=True" if name == "test" else ""
             problems.append(
                 f"forget and {name}: expected different ids, got {len(rows)} rows of {name} with an id that is to be "

@@ -388,6 +388,9 @@ def test_the_rows_of_a_few_are_not_compared_with_others(original):
     assert "belong to 2 ids alone" in found.verdict["sentence"]
     found = audited(original, forget=parts.forget, retain=parts.retain, test=test, matched=True)
     assert found.verdict["kind"] == "residual"
+    mixed = {**test, "person": ["person-1", *test["person"][1:-2], "person-7", "person-8"]}
+    with pytest.raises(InvalidRequest, match=rf"got 2 of {len(TEST[1])} rows with other ids \(places"):
+        audited(original, forget=parts.forget, retain=parts.retain, test=mixed, matched=True)
 
 
 def test_what_unlearning_warned_about_and_another_request_are_said(original):

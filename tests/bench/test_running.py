@@ -380,6 +380,26 @@ def test_damaged_models_are_named_before_anything_runs(measured, tmp_path):
     assert all(f"models: expected weights in {tmp_path / path.name}" in result.output for path in whole[:2])
 
 
+def test_a_stored_model_with_other_weights_is_not_used(measured, tmp_path):
+    cells, _, bench = measured
+    shutil.copytree(bench.models, tmp_path / "models")
+    for path in (tmp_path / "models").glob("*.safetensors"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1  # of the last number
+        path.write_bytes(content)
+    assert run_cells(cells, tmp_path / "out", Bench(tmp_path / "models", CPU)).statuses == {"failed": len(cells)}
+    (reason,) = read(tmp_path / "out", cells[0])["reason"]
+    assert reason.startswith("models: expected the weights that were stored in ")
+
+
+def test_an_installed_package_has_no_commit_of_the_repository_around_it(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    (tmp_path / "__init__.py").touch()
+    monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
+    found = provenance.provenance.__wrapped__()
+    assert (found["commit"], found["dirty"]) == (None, None)
+
+
 def test_a_method_may_change_without_the_others():
     measuring, ssd = provenance.measuring_code(), provenance.method_code("nabla_tau.methods.ssd")
     salun = {path.name for path in imported(file_of("nabla_tau.methods.salun"))}

@@ -50,6 +50,17 @@ def test_cells_of_versions_that_were_shown_to_be_the_same_stand_in_one_group(tmp
     assert shown == {name: [f"quick/cifar10/seed-0/class/{name}.json"] for name in ("original", "ssd")}
 
 
+def test_another_wording_is_no_other_result(tmp_path):
+    reworded, judged = copy.deepcopy(NEW[0]), copy.deepcopy(NEW[0])
+    reworded["audit"]["verdict"]["sentence"] = "Put otherwise."
+    judged["audit"]["verdict"]["kind"] = "another"
+    older = write(tmp_path / "older", OLD[0])
+    assert compared(older, write(tmp_path / "reworded", reworded))[1] == []
+    assert compared(older, write(tmp_path / "judged", judged))[1] == [
+        "quick/cifar10/seed-0/class/original.json: other numbers"
+    ]
+
+
 @pytest.mark.parametrize("change", [{"audit": {"number": 0.5000001}}, {"steps": 4}, {"key": "other data"}])
 def test_a_single_other_number_shows_nothing(tmp_path, change):
     unlike = {**copy.deepcopy(NEW[1]), **change}

@@ -26,8 +26,10 @@ SHOWN = {
 ADVICE = {
     "not_answerable": "Give unseen samples of the same kind as the forget set, or retrained models to compare with.",
     "unreliable": "Put the test samples in random order, see that they are of one kind, and audit again.",
-    "residual": "Unlearn further, or retrain without the forget set.",
-    "over_forgotten": "Unlearn from the original again, less far, or retrain without the forget set.",
+    "residual": "Unlearn from the original again, in the batch that it was trained in and with no copy of a forgotten "
+    "row among those to keep; if that does not help, retrain without the forget set.",
+    "over_forgotten": "Unlearn from the original again, in smaller batches; if that does not help, retrain without the "
+    "forget set.",
     "distinguishable": "Retrain without the forget set where this is not acceptable.",
     "nothing_memorised": "Report exactly this; with more samples, audit again.",
     "none_detectable": "Decide whether the margin is narrow enough for the request; keep this report with its record.",
@@ -130,9 +132,9 @@ def _sentence(
         "not_answerable": _unanswered(controls.get("group"), samples),
         "unreliable": "Unreliable: two halves of the test set are told apart by the primary attack, which must not "
         "happen; check that the test samples are in random order and of one kind.",
-        "nothing_memorised": "The original model itself shows no sign of having memorised the forget set, so a pass "
-        f"would mean nothing ({sizes}).",
-        "residual": "Residual membership is detectable: forgotten samples still look like members "
+        "nothing_memorised": "The primary attack finds on the original model, too, no sign that it memorised the "
+        f"forget set, so a pass would mean nothing ({sizes}).",
+        "residual": "Residual membership is detectable: forgotten samples cost less than unseen ones, as members do "
         f"({seen}, {sizes}{others}).",
         "over_forgotten": "Over-forgotten: forgotten samples cost more than unseen ones, which gives them away as well "
         f"({seen}, {sizes}{others}).",

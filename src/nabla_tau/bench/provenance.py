@@ -19,17 +19,20 @@ UNLEARNING = tuple(PACKAGE / f"{name}.py" for name in ("unlearning", "tuning", "
 def provenance() -> dict[str, Any]:
     """Versions, commit, whether the tree had other changes, and the digest of the code that measures.
 
+    An installed package has no commit: that of a repository that happens to lie around it is another project's.
+
     Example:
         >>> sorted(provenance())
         ['code', 'commit', 'dirty', 'versions']
     """
-    status = _git("status", "--porcelain", "--", ".")
+    is_checkout = _git("ls-files", "--error-unmatch", "__init__.py") is not None
+    status = _git("status", "--porcelain", "--", ".") if is_checkout else None
     return {
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("nabla-tau", "torch", "numpy", "scikit-learn", "scipy")},
         },
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": _git("rev-parse", "HEAD") if is_checkout else None,
         "dirty": None if status is None else bool(status),
         "code": measuring_code(),
     }

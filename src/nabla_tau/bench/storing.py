@@ -15,6 +15,9 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from nabla_tau.digests import weights_digest
+from nabla_tau.errors import InvalidRequest
+
 Json = dict[str, Any]
 
 
@@ -83,16 +86,28 @@ class Models:
             train: called if there is none.
             empty: a module of the same architecture, filled if there is one.
             seconds: the clock.
+
+        Raises:
+            InvalidRequest: if a stored model has other weights than it was stored with.
         """
         path = self.folder / f"{digest(decided_by)}.safetensors"
         if path.is_file():
             load_model(empty, path)
             with safetensors.safe_open(path, "pt") as file:
-                return Trained(empty.eval(), float(file.metadata()["seconds"]))
+                about = file.metadata()
+            if about.get("weights") not in (None, weights_digest(empty.state_dict().items())):
+                raise InvalidRequest(
+                    [f"models: expected the weights that were stored in {path}, got others: remove it."]
+                )
+            return Trained(empty.eval(), float(about["seconds"]))
         started = seconds()
         model = train()
         took = seconds() - started
-        about = {"seconds": repr(took), "decided_by": json.dumps(decided_by, sort_keys=True)}
+        about = {
+            "seconds": repr(took),
+            "decided_by": json.dumps(decided_by, sort_keys=True),
+            "weights": weights_digest(model.state_dict().items()),
+        }
         _written(path, lambda staged: save_model(model, str(staged), metadata=about))
         return Trained(model.eval(), took)
 
