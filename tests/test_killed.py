@@ -14,7 +14,7 @@ from killing import LIMIT, Run, killed, names, result_of, start
 
 @pytest.mark.parametrize(
     "run",
-    [Run(rows=400), Run(rows=400, processes=2), Run(rows=400, method="finetune", in_place=True, streamed=True)],
+    [Run(rows=200), Run(rows=200, processes=2), Run(rows=200, method="finetune", in_place=True, streamed=True)],
     ids=["one process", "two processes", "in place with a stream"],
 )
 def test_killed_at_random_moments(run, tmp_path):

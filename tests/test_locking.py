@@ -32,7 +32,7 @@ def sets():
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_second_of_two_runs_is_refused_at_once_and_a_killed_one_leaves_no_lock(processes, tmp_path):
-    run, folder, result = Run(rows=400, processes=processes), tmp_path / "kept", tmp_path / "result.safetensors"
+    run, folder, result = Run(rows=160, processes=processes), tmp_path / "kept", tmp_path / "result.safetensors"
     expected = result_of(run, None, tmp_path / "expected.safetensors")
     running = start(run, folder, result)
     wait_for(lambda: any(name.startswith("step-") for name in names(folder)))

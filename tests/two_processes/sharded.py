@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from nabla_tau import UnlearningWarning, losses, methods, unlearn
 from nabla_tau.methods.nabla_tau import nabla_tau
 from tests.methods.cases import SETTINGS
-from tests.two_processes.worker import CLASSES, TOKENS, first, images, in_loaders, request, streamed, texts
+from tests.two_processes.worker import CLASSES, TOKENS, first, images, in_loaders, request, short, streamed, texts
 
 EPOCHS = 2
 
@@ -126,7 +126,7 @@ def run(arguments, **options):
     method = arguments["method"]
     if not hasattr(method, "facts") and not isinstance(method, partial):
         method.facts = methods.nabla_tau.facts
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), short():
         warnings.simplefilter("ignore", UnlearningWarning)
         return unlearn(**arguments, device="cpu", **options)
 

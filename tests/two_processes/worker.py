@@ -7,9 +7,11 @@ import math
 import os
 import sys
 import warnings
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import save_file
@@ -17,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from nabla_tau import UnlearningWarning, losses, methods, unlearn
+from nabla_tau import UnlearningWarning, losses, methods, trials, unlearn
 from tests.methods.cases import SETTINGS
 
 CLASSES, TOKENS, UNLABELLED = 4, 12, -100
@@ -71,7 +73,7 @@ def request(build, rows, forget_size, dtype=torch.float64, training_steps=40):
     """A model that has memorised its training set, and the three sets: batches are odd, the last of each is short."""
     torch.manual_seed(3)
     model = build().double()
-    forget, retain, validation = (rows(size) for size in (forget_size, 43, 21))
+    forget, retain, validation = (rows(size) for size in (forget_size, 23, 16))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(training_steps):
         optimizer.zero_grad()
@@ -196,8 +198,21 @@ def numbers(result):
     }
 
 
+@contextmanager
+def short():
+    """A plan of the default, and its trials, of fewer steps: each of them is a wait of one process for the other."""
+    default = sys.modules["nabla_tau.methods.nabla_tau"]  # the package's attribute of this name is the function
+    with ExitStack() as changed:
+        changed.enter_context(patch.object(default, "LEAST_STEPS", 40))
+        for module in (default, trials):
+            changed.enter_context(patch.object(module, "TRIAL_STEPS", 3))
+            changed.enter_context(patch.object(module, "LEARNING_RATES", (1e-3, 3e-4)))
+        changed.enter_context(patch.object(trials, "JUDGED_BATCHES", 2))
+        yield
+
+
 def run(arguments):
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), short():
         warnings.simplefilter("ignore", UnlearningWarning)
         return numbers(unlearn(**arguments, device="cpu"))
 
