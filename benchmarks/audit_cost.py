@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nabla_tau import audit
+from nabla_tau.bench.peak import peak_memory
 from nabla_tau.bench.storing import write_json
-from step_memory import Peak
 from step_report import load, machine
 
 FORGET, RETAIN, TEST = 15_000, 35_000, 10_000
@@ -92,22 +92,17 @@ def one_audit(kind: str) -> Json:
         images(size, sure) for size, sure in ((FORGET, (True, False)), (RETAIN, (True, True)), (TEST, (False, False)))
     )
     original, unlearned = Reader(0), Reader(CLASSES)
-    profile, peak = cProfile.Profile(), Peak(torch.device("cpu"))
-    started = time.perf_counter()
-    if kind == "profiled":
-        profile.enable()
-    report = audit(
-        unlearned,
-        original=original,
-        forget=forget,
-        retain=retain,
-        test=test,
-        loss=own_loss if kind == "one score" else None,
-        device="cpu",
-    )
-    profile.disable()
-    seconds, forward = time.perf_counter() - started, original.seconds + unlearned.seconds
-    found: Json = {"seconds": seconds, "forward_seconds": forward, "peak_bytes": peak.bytes()}
+    sets: Json = {"forget": forget, "retain": retain, "test": test}
+    loss = own_loss if kind == "one score" else None
+    profile = cProfile.Profile()
+    with peak_memory(torch.device("cpu")) as peak:
+        started = time.perf_counter()
+        if kind == "profiled":
+            profile.enable()
+        report = audit(unlearned, original=original, **sets, loss=loss, device="cpu")
+        profile.disable()
+        seconds, forward = time.perf_counter() - started, original.seconds + unlearned.seconds
+    found: Json = {"seconds": seconds, "forward_seconds": forward, "peak_bytes": peak[0]}
     found["scores"] = len(report.data["models"][0]["attacks"])
     if kind == "profiled":
         found["parts_seconds"] = {part: cumulative(profile, name) for part, name in PARTS.items()}

@@ -26,11 +26,11 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from nabla_tau import UnlearningWarning, methods
+from nabla_tau.bench.peak import resident
 from nabla_tau.bench.storing import write_json
 from nabla_tau.memory import describe
 from nabla_tau.outcome import measure
 from nabla_tau.unlearning import Request
-from step_memory import resident
 from step_report import machine
 
 FEATURES, CLASSES, HIDDEN = 16, 4, 476  # 10⁴ parameters

@@ -6,18 +6,16 @@ libraries, the original model, the data) is not counted.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import warnings
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from nabla_tau import checks, methods, unlearning
+from nabla_tau.bench.peak import peak_memory
 from step_loops import Data, PlainTraining, Rows, new_model, random_data
 
 LOOPS = ("plain", "nabla_tau")
@@ -66,38 +64,6 @@ def small_data(model: nn.Module, batch_size: int, device: torch.device) -> Data:
     return Data(data.training, relabelled[0], data.retain, relabelled[1])
 
 
-class Peak:
-    """Bytes above what is in use when it is made. A process's peak on Linux is that of its own address space.
-
-    (`ru_maxrss` begins at the size of the process that started it, there; it is used where there is no `/proc`.)
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            self.before = torch.cuda.memory_allocated(device)
-            return
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-        self.before = resident("VmRSS")
-
-    def bytes(self) -> int:
-        """Bytes so far."""
-        if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device)) - self.before
-        return resident("VmHWM") - self.before
-
-
-def resident(field: str) -> int:
-    """Resident memory of this process in bytes: now (VmRSS) or at its peak (VmHWM)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(next(line for line in status.read_text().splitlines() if line.startswith(field)).split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def measured_alone(loop: str, *, width: int, batch_size: int, device: torch.device, threads: int) -> dict[str, Any]:
     """The result of this file as a fresh process."""
     options = {"--width": width, "--batch": batch_size, "--device": device, "--threads": threads}
@@ -119,10 +85,10 @@ def main() -> None:
     model = new_model(args.width, args.device)
     data = small_data(model, args.batch, args.device)
     model_bytes = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    peak = Peak(args.device)
     resources = VARIANTS.get(args.loop, {})
-    done = (train if args.loop == "plain" else forget)(model, data, args.batch, **resources)
-    print(json.dumps({"loop": args.loop, "peak_bytes": peak.bytes(), "model_bytes": model_bytes, **done}))
+    with peak_memory(args.device) as peak:
+        done = (train if args.loop == "plain" else forget)(model, data, args.batch, **resources)
+    print(json.dumps({"loop": args.loop, "peak_bytes": peak[0], "model_bytes": model_bytes, **done}))
 
 
 if __name__ == "__main__":

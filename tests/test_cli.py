@@ -12,8 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from nabla_tau import Report, checkpoint, checks, cli, load, storage, unlearn
-from nabla_tau.cli import INTERRUPTED, REFUSED, WITH_RESERVATIONS, app
+from nabla_tau import Report, checkpoint, checks, console, load, salt, storage, unlearn
+from nabla_tau.cli import app
+from nabla_tau.console import INTERRUPTED, REFUSED, WITH_RESERVATIONS
 from nabla_tau.problem import Problem
 from nabla_tau.storage import Unlearned
 from nabla_tau.unlearning import Request
@@ -338,11 +339,11 @@ def test_a_salt_that_cannot_be_read_is_named(tmp_path, place, words):
 
 def test_processes_that_make_a_salt_together_have_one(tmp_path):
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(cli._new_secret, [tmp_path / "salt"] * 8)).count(True) == 1
+        assert list(pool.map(salt._new_secret, [tmp_path / "salt"] * 8)).count(True) == 1
     (tmp_path / "late").touch()
     timer = Timer(0.2, (tmp_path / "late").write_text, ["s" * 64])
     timer.start()
-    assert cli._secret_in(tmp_path / "late") == "s" * 64
+    assert salt._secret_in(tmp_path / "late") == "s" * 64
 
 
 def test_a_refused_audit_leaves_no_salt(tmp_path):
@@ -473,7 +474,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
 
 
 def test_an_error_that_one_process_has_alone_is_said_by_it(monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "GRACE", 0.01)
+    monkeypatch.setattr(console, "GRACE", 0.01)
     monkeypatch.setenv("RANK", "1")
     found = CliRunner().invoke(app, ["unlearn", "nowhere.py:sets", "--output", str(tmp_path / "out")])
     assert found.exit_code == 1

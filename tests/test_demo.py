@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from nabla_tau.cli import REFUSED, app
+from nabla_tau.cli import app
+from nabla_tau.console import REFUSED
 from nabla_tau.demo import Attack, run_demo, verdict
 from nabla_tau.terminal import demo_view
 

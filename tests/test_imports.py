@@ -12,7 +12,8 @@ SOURCE = Path(nabla_tau.__file__).parent
 
 # Each module may import those named above it, never those below: later lines build on earlier ones.
 LAYERS = [
-    {"digests", "errors", "own_code", "shards"},
+    {"digests", "errors", "own_code", "salt", "shards"},
+    {"console"},
     {"adapters", "batches", "engine", "gathering", "membership", "modes", "orders", "randomness"},
     {"stream_log"},
     {"journal", "sharding", "streams"},

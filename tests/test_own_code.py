@@ -49,7 +49,7 @@ def test_what_the_method_and_all_beneath_it_do_counts(copied, file, old, new):
         ("methods/nabla_tau.py", "MOST_EPOCHS = 80", "MOST_EPOCHS  =  80  # so many"),
         ("problem.py", '"""What a method works on', '"""On what a method works'),
         ("methods/scrub.py", "import", "import os\nimport"),
-        ("cli.py", "REFUSED, WITH", "WITH"),
+        ("console.py", "REFUSED, WITH", "WITH"),
     ],
 )
 def test_layout_comments_and_other_methods_do_not(copied, file, old, new):

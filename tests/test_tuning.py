@@ -10,7 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from nabla_tau import InvalidRequest, losses, methods
-from nabla_tau.cli import REFUSED, WITH_RESERVATIONS, app
+from nabla_tau.cli import app
+from nabla_tau.console import REFUSED, WITH_RESERVATIONS
 from nabla_tau.facts import facts_of
 from nabla_tau.tuning import Criterion, Judge, Utility, criterion, tune
 from nabla_tau.unlearning import Request

@@ -1,37 +1,26 @@
 """The command line: demo, unlearn, audit, tune, env. torch is imported inside the commands, so that --help is quick."""
 
-import io
 import itertools
 import json
 import os
 import platform
-import secrets
 import shlex
-import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from nabla_tau.bench.cli import app as bench
-from nabla_tau.errors import InvalidRequest, Problems, UnlearningWarning, told
+from nabla_tau.console import WITH_RESERVATIONS, is_main, print_json, reported
+from nabla_tau.errors import InvalidRequest, Problems
+from nabla_tau.salt import salt_of
 
 if TYPE_CHECKING:
     from nabla_tau.auditing.report import Report
     from nabla_tau.storage import Unlearned
-
-REFUSED, WITH_RESERVATIONS, INTERRUPTED = 1, 3, 130
-TRACEBACK = "NABLA_TAU_TRACEBACK"
-
-GRACE = 5.0
-"""Seconds that another process than the main one waits before it says an error itself."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,7 +86,7 @@ def demo(
     """Train a small network, forget 15 % of its rows, and compare it with one that never saw them."""
     with reported(as_json) as (out, err):
         from nabla_tau.demo import run_demo, verdict
-        from nabla_tau.terminal import demo_view, progress_bar
+        from nabla_tau.terminal import demo_view, progress_bar, save_picture
 
         if svg is not None and not svg.absolute().parent.is_dir():
             raise InvalidRequest([f"--svg: expected a file in a folder that is there, got {svg}: make the folder."])
@@ -105,9 +94,7 @@ def demo(
             result = run_demo(seed, say, step)
         report = result.report.save(first_free(output)) / "report.html"
         if svg is not None:
-            picture = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
-            picture.print(demo_view(result))
-            picture.save_svg(str(svg), title="nabla-tau demo", code_format=SVG_FORMAT)
+            save_picture(demo_view(result), svg)
         if as_json:
             scores = [plain_scores(one) for one in (result.before, result.after, result.retrained)]
             unlearned = result.unlearned
@@ -391,54 +378,6 @@ def read_fields(fields: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-@contextmanager
-def salt_of(path: Path | None, run: Path) -> Iterator[bytes | None]:
-    """The secret in a file; a new one, for its owner alone to read, if there is none and what it is for succeeds."""
-    if path is None:
-        yield None
-        return
-    if run.resolve() in path.resolve().parents:
-        raise ValueError(f"Expected a salt kept apart from the report, got {path} inside {run}: choose another place.")
-    made = False
-    try:
-        if not path.exists():
-            made = _new_secret(path)
-        text = _secret_in(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Expected a text file for the salt, or a place for one, got {path}: {error}.") from error
-    if len(text) < 32:
-        raise ValueError(f"Expected a salt of at least 32 characters, got {len(text)} in {path}: use another file.")
-    try:
-        yield text.encode()
-    except BaseException:
-        if made:
-            path.unlink()
-        raise
-
-
-def _new_secret(path: Path) -> bool:
-    """Put a secret there, for its owner alone to read; False where another process was faster."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return False
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-    except BaseException:
-        path.unlink()
-        raise
-    return True
-
-
-def _secret_in(path: Path) -> str:
-    """The secret, which another process may be about to write."""
-    until = time.monotonic() + 1
-    while not (text := path.read_text(encoding="utf-8").strip()) and time.monotonic() < until:
-        time.sleep(0.05)
-    return text
-
-
 def require_output(output: Path | None, checkpoint: Path | None, plan: bool) -> None:
     """Make sure that a result can be saved, if it is to be; what this very run had saved by half goes."""
     from nabla_tau.checkpoint import remove_saved_before, saved_before
@@ -477,78 +416,6 @@ def require_together(forget: Path | None, id_column: str | None, skip_unknown: b
         )
 
 
-@contextmanager
-def reported(as_json: bool, interrupted: str = "nothing was written.") -> Iterator[tuple[Console, Console]]:
-    """Consoles for output and for messages; errors and warnings become lines a reader can act on, or one object."""
-    messages = Messages(as_json)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = messages.warn
-        try:
-            yield messages.out, messages.err
-        except KeyboardInterrupt:
-            raise messages.stop("interrupted", [interrupted], INTERRUPTED) from None
-        except Exception as error:
-            if isinstance(error, typer.Exit) or TRACEBACK in os.environ:
-                raise
-            text = str(error) if isinstance(error, InvalidRequest) else None
-            raise messages.stop("error", told(error), REFUSED, text, getattr(error, "details", {})) from None
-
-
-class Messages:
-    """Where output, warnings and errors go: to the terminal as text, or into one JSON object."""
-
-    def __init__(self, as_json: bool) -> None:
-        plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}  # a path may look like either
-        self.out, self.err = Console(**plain), Console(**plain, stderr=True)
-        self.as_json, self.warned = as_json, list[str]()
-
-    def warn(self, message: Warning | str, *_: Any, **__: Any) -> None:
-        """Show a warning; of those about a result the JSON object has its own list."""
-        self.warned.append(str(message))
-        if not (self.as_json and isinstance(message, UnlearningWarning)):
-            self.say("warning", "bold yellow", str(message))
-
-    def stop(
-        self, word: str, problems: list[str], code: int, text: str | None = None, details: dict[str, Any] | None = None
-    ) -> typer.Exit:
-        """Say why a command ends before its time.
-
-        An error of several processes is said by the main one: a launcher then ends the others. One that this process
-        has alone is said by it, once the main one has had the time to.
-        """
-        if not is_main():
-            if code == INTERRUPTED:
-                return typer.Exit(code)
-            time.sleep(GRACE)
-            word = f"{word} (process {os.environ['RANK']})"
-        if not self.as_json:
-            self._print(word, "bold red", text or "\n".join(problems))
-        else:
-            print_json({"error": problems, "warnings": self.warned, **(details or {})})
-        return typer.Exit(code)
-
-    def say(self, word: str, style: str, text: str) -> None:
-        """A line that begins with a word in colour."""
-        if is_main():
-            self._print(word, style, text)
-
-    def _print(self, word: str, style: str, text: str) -> None:
-        self.err.print(f"{word}:", style=style, end=" ")
-        self.err.print(text, soft_wrap=True)
-
-
-def is_main() -> bool:
-    """Whether this process is the one that prints."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
-
-
 def plain_scores(scores: Any) -> dict[str, Any]:
     """Scores as JSON takes them."""
     from dataclasses import asdict
@@ -559,23 +426,3 @@ def plain_scores(scores: Any) -> dict[str, Any]:
 def main() -> None:
     """Entry point of the `nabla-tau` command."""
     app()
-
-
-# Rich's own format without the web fonts it would fetch.
-SVG_FORMAT = """\
-<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
-<style>
-.{unique_id}-matrix {{ font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
-  font-size: {char_height}px; line-height: {line_height}px; font-variant-east-asian: full-width; }}
-.{unique_id}-title {{ font-size: 18px; font-weight: bold; font-family: sans-serif; }}
-{styles}
-</style>
-<defs><clipPath id="{unique_id}-clip-terminal">
-<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" /></clipPath>{lines}</defs>
-{chrome}
-<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
-{backgrounds}
-<g class="{unique_id}-matrix">{matrix}</g>
-</g>
-</svg>
-"""

@@ -1,8 +1,10 @@
 """What a terminal shows: tables, a histogram of losses, progress. Colour on a terminal only."""
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console, Group
@@ -17,6 +19,25 @@ from nabla_tau.storage import Unlearned
 
 BARS = " ▁▂▃▄▅▆▇█"
 BINS = 44
+
+# Rich's own format without the web fonts it would fetch.
+SVG_FORMAT = """\
+<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{ font-family: ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+  font-size: {char_height}px; line-height: {line_height}px; font-variant-east-asian: full-width; }}
+.{unique_id}-title {{ font-size: 18px; font-weight: bold; font-family: sans-serif; }}
+{styles}
+</style>
+<defs><clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" /></clipPath>{lines}</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">{matrix}</g>
+</g>
+</svg>
+"""
 
 
 def demo_view(demo: Demo) -> Group:
@@ -175,3 +196,18 @@ def _some(count: int, most: int = 12) -> list[int]:
 
 
 __all__ = ["Scores", "bars", "demo_view", "histogram", "progress_bar", "unlearned_view"]
+
+
+def save_picture(view: Group, path: Path) -> None:
+    """What a terminal would show, as an SVG file that fetches nothing.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_picture(Group(Text("forgotten")), Path(folder) / "demo.svg")
+        ...     "forgotten" in (Path(folder) / "demo.svg").read_text()
+        True
+    """
+    picture = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
+    picture.print(view)
+    picture.save_svg(str(path), title="nabla-tau demo", code_format=SVG_FORMAT)

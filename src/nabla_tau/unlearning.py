@@ -252,7 +252,7 @@ class Request:
             InvalidRequest: with every problem found.
         """
         sets = {"forget": self.forget, "retain": self.retain, "validation": self.validation}
-        wrong = [*checks.model_problems(self.model), *self.precision_problems(), *self.argument_problems()]
+        wrong = [*checks.model_problems(self.model), *self.argument_problems()]
         size = PUBLISHED_BATCH_SIZE if wrong or self.batch_size is None else self.batch_size
         sources, problems = checks.open_sets(sets, size, streams=("retain",))
         if self.checkpoint is not None and not problems:
@@ -346,7 +346,8 @@ class Request:
 
     def argument_problems(self) -> list[str]:
         """What is wrong with the arguments that are neither model nor set."""
-        problems = [*whole_number("seed", self.seed, 0, 2**32), *device_problems(self.device)]
+        problems = checks.precision_problems(self.model) if isinstance(self.model, nn.Module) else []
+        problems += [*whole_number("seed", self.seed, 0, 2**32), *device_problems(self.device)]
         for name in ("batch_size", "micro_batch_size"):
             if getattr(self, name) is not None:
                 problems += whole_number(name, getattr(self, name), 1, 2**31)
@@ -370,10 +371,6 @@ class Request:
         if self.loss is not None:
             problems += checks.loss_problems(self.loss)
         return problems
-
-    def precision_problems(self) -> list[str]:
-        """Why the model cannot be changed in the precision that it has."""
-        return checks.precision_problems(self.model) if isinstance(self.model, nn.Module) else []
 
     def in_place_problems(self) -> list[str]:
         """Why the original cannot be given up, if it cannot."""

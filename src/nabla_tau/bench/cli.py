@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from nabla_tau.console import INTERRUPTED, REFUSED
+
 if TYPE_CHECKING:
     import torch
 
@@ -18,7 +20,6 @@ app = typer.Typer(
 
 OUTPUT = Path("results/bench")
 MODELS = Path("runs/bench-models")
-REFUSED, INTERRUPTED = 1, 130
 
 ResultsArgument = Annotated[Path, typer.Argument(help="Folder of the JSON files.")]
 

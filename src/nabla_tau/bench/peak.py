@@ -29,13 +29,20 @@ def peak_memory(device: torch.device) -> Iterator[list[int]]:
         return
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: the process's peak so far is forgotten
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     yield peak
-    peak[0] = _resident("VmHWM") - before
+    peak[0] = resident("VmHWM") - before
 
 
-def _resident(what: str) -> int:
-    """Resident memory of this process in bytes: now (VmRSS) or at its peak (VmHWM)."""
+def resident(what: str) -> int:
+    """Resident memory of this process in bytes: now (VmRSS, its own alone RssAnon) or at its peak (VmHWM).
+
+    Where there is no /proc it is the peak.
+
+    Example:
+        >>> resident("VmHWM") >= resident("VmRSS") > 0
+        True
+    """
     status = Path("/proc/self/status")
     if status.exists():
         return int(next(line for line in status.read_text().splitlines() if line.startswith(what)).split()[1]) * 1024

@@ -11,7 +11,7 @@ from nabla_tau.bench.cells import DONE, FAILED, NOT_APPLICABLE, ORIGINAL, RETRAI
 from nabla_tau.bench.gap import distances, gap, values
 from nabla_tau.bench.records import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json
-from nabla_tau.bench.versions import SAME, Versions, read_versions
+from nabla_tau.bench.versions import SAME, read_versions
 from nabla_tau.errors import InvalidRequest, Problems
 
 FLOOR = "retrained"
@@ -108,10 +108,7 @@ def read_groups(folder: Path) -> list[Group]:
         raise InvalidRequest([f"results: expected cells below {folder}, got none: run nabla-tau bench run first."])
     problems, records = Problems(), []
     places: dict[tuple[str, Cell], list[Path]] = {}
-    versions = Versions()
-    home = _home(folder)
-    with problems.gathered("results", f"versions in {home / SAME}", "put back what it held."):
-        versions = read_versions(home)
+    versions = read_versions(_home(folder), problems)
     for path in paths:
         with problems.gathered("results", f"a cell in {path}", "remove it and run nabla-tau bench run again."):
             records.append(versions.newest(_whole(path)))

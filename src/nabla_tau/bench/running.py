@@ -24,7 +24,7 @@ from nabla_tau.bench.provenance import measuring_code, method_code
 from nabla_tau.bench.records import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.bench.tasks import TASKS
-from nabla_tau.bench.versions import SAME, Versions, read_versions
+from nabla_tau.bench.versions import Versions, read_versions
 from nabla_tau.bench.warming import warm_up
 from nabla_tau.errors import InvalidRequest, Problems
 
@@ -100,9 +100,7 @@ def run_cells(
             f"results: expected cells of the same recipe and data in {results}, got {len(others)} others (first "
             f"{others[0].relative_to(results)}): choose another --output."
         )
-    versions = Versions()
-    with problems.gathered("results", f"versions in {results / SAME}", "put back what it held."):
-        versions = read_versions(results)
+    versions = read_versions(results, problems)
     finished = {cell: known[path] for cell in cells if (path := results / cell.path) in known}
     if retry_failed:
         finished = {cell: record for cell, record in finished.items() if record["status"] != "failed"}

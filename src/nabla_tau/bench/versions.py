@@ -10,7 +10,7 @@ from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import DONE, NOT_APPLICABLE, REFERENCES, TUNED
 from nabla_tau.bench.records import ROWS, read_cell
 from nabla_tau.bench.storing import Json, write_json
-from nabla_tau.errors import InvalidRequest
+from nabla_tau.errors import InvalidRequest, Problems
 
 SAME = "same.json"
 """Name of the file, in the folder of results."""
@@ -63,16 +63,23 @@ class Versions:
         }
 
 
-def read_versions(folder: Path) -> Versions:
+def read_versions(folder: Path, problems: Problems) -> Versions:
     """What `SAME` in a folder of results says; nothing where there is none.
 
-    Raises:
-        InvalidRequest: if the file is something else.
+    Args:
+        folder: of results.
+        problems: takes one, if the file is something else.
 
     Example:
-        >>> read_versions(Path("nowhere"))
+        >>> read_versions(Path("nowhere"), Problems())
         Versions(measuring={}, methods={})
     """
+    with problems.gathered("results", f"versions in {folder / SAME}", "put back what it held."):
+        return _read(folder)
+    return Versions()
+
+
+def _read(folder: Path) -> Versions:
     measuring: dict[str, list[tuple[str, str]]] = defaultdict(list)
     methods: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
     for entry in _entries(folder / SAME):
@@ -182,7 +189,7 @@ def write_same(entries: Iterable[Json], path: Path) -> None:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_same([], Path(folder) / SAME)
-        ...     read_versions(Path(folder))
+        ...     read_versions(Path(folder), Problems())
         Versions(measuring={}, methods={})
     """
     known, added = _entries(path), list(entries)

@@ -122,7 +122,8 @@ def derive(problem: Problem) -> Settings:
     Facts(
         reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); what bounds, smooths and tries is ours",
         needs=(RETAIN, VALIDATION),
-        passes="E × D_f, 2E at most, and as many batches of D_r, D_v some 40 times at most; E follows from the sizes",
+        passes="E × D_f, 2E at most, and as many batches of D_r, up to 140 more in trials; D_v some 40 times at most; "
+        "E follows from the sizes",
         mode="eval",
         forgets="any rows, as far as the mean loss of unseen data; whole classes and labels, as far as their price",
         keeps="rows that cost as much as unseen data from the start",
