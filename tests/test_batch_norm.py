@@ -123,6 +123,12 @@ def test_layers_whose_weights_are_frozen_keep_theirs():
     assert all(map(torch.equal, statistics(result.model), statistics(model)))
 
 
+def test_one_without_weights_goes_with_the_module_it_is_in():
+    frozen = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, affine=False)).requires_grad_(False)
+    model = nn.Sequential(frozen, nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, affine=False)), nn.Linear(6, 3))
+    assert changing_batch_norms(model) == [model[1][1]]
+
+
 def test_trials_of_the_rate_leave_no_trace():
     with Request(network(), **SETS, device="cpu", batch_size=16).prepared() as problem:
         before = [value.clone() for value in statistics(problem.model)]

@@ -11,8 +11,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler, default_collate
 
-from nabla_tau import InvalidRequest, UnlearningWarning, losses, split, unlearn
+from nabla_tau import InvalidRequest, UnlearningWarning, losses, methods, split, unlearn
+from nabla_tau.outcome import measure
 from nabla_tau.problem import Epoch
+from nabla_tau.survey import content_hashes
+from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit, require
 
 
@@ -397,6 +400,29 @@ def test_padding_does_not_hide_a_copy():
     assert any("(retain rows 1; forget rows 3)" in text for text in warned(Bag(), **sets))
 
 
+def test_what_stands_beside_a_text_is_content_too():
+    class Captioned(nn.Module):
+        def forward(self, input_ids, attention_mask, pixel_values, token_type_ids):
+            raise NotImplementedError
+
+    def hashes(pixels, mask):
+        texts = {"input_ids": torch.ones(1, 4).long(), "attention_mask": mask, "token_type_ids": mask}
+        return list(content_hashes(Captioned(), {**texts, "pixel_values": pixels}))
+
+    image, whole, padded = torch.rand(1, 3, 2, 2), torch.tensor([[1, 1, 1, 1]]), torch.tensor([[1, 1, 1, 0]])
+    assert hashes(image, whole) == hashes(image.clone(), whole)
+    assert hashes(image, whole) != hashes(image + 1, whole)
+    assert hashes(image, whole) != hashes(image, padded)
+
+
+def test_a_loss_of_tokens_by_another_name_is_served_as_what_it_reads():
+    loss = losses.TokenLoss("my_tokens", shifted=True)
+    request = Request(nn.Linear(2, 2), *[(torch.zeros(2, 2), torch.zeros(2, 2))] * 3, method=methods.scrub, loss=loss)
+    with pytest.raises(InvalidRequest) as refused:
+        request.run()
+    assert not any(problem.startswith("method: expected one of losses.") for problem in refused.value.problems)
+
+
 def test_what_gave_no_push_is_told_by_the_first_target(task):
     def rest(problem):
         yield Epoch(target_loss=0.1, ascent_weight=0.0)
@@ -449,6 +475,23 @@ def test_a_loss_that_changes_its_shape_later():
         ("forget", "retain", "validation"), (slice(0, 4), slice(4, 8), slice(8, 12)), strict=True)}  # fmt: skip
     with pytest.raises(InvalidRequest, match=r"shape \(4,\), got \(\) from loss on a later batch"):
         unlearn(nn.Linear(4, 2), **parts, loss=loss, device="cpu")
+
+
+def test_as_many_rows_of_the_retain_set_are_measured_as_of_unseen_data(task):
+    original, forget, retain, validation = task
+    rows = []
+
+    def counted(model, batch):
+        rows.append(len(batch[1]))
+        return losses.classification(model, batch)
+
+    retain = DataLoader(TensorDataset(*retain), batch_size=4)
+    few = tuple(column[:40] for column in validation)
+    request = Request(original, forget, retain, few, loss=counted, device="cpu")
+    with request.prepared() as problem:
+        rows.clear()
+        measure(problem)
+    assert rows[:11] == [4] * 10 + [40]
 
 
 def test_a_batch_size_that_loaders_do_not_heed_is_told(task):

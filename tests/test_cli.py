@@ -262,13 +262,19 @@ def test_a_result_that_cannot_be_saved_is_kept_elsewhere(tmp_path, monkeypatch):
             raise OSError("No space left on device")
         return saved(self, folder)
 
-    monkeypatch.setattr(Unlearned, "save", full)
-    result = run("unlearn", f"{PROJECT}:sets", "--output", tmp_path / "run", "--json")
+    command = "unlearn", f"{PROJECT}:sets", "--output", tmp_path / "run", "--checkpoint", tmp_path / "state", "--json"
+    with monkeypatch.context() as patched:
+        patched.setattr(Unlearned, "save", full)
+        result = run(*command)
     reported = json.loads(result.stdout)
     folder = Path(reported["output"])
+    assert result.exit_code == WITH_RESERVATIONS
     assert "No space left on device" in reported["warnings"][-1]
+    assert f"{tmp_path / 'state'} keeps it: the same command saves it again." in reported["warnings"][-1]
     assert load(folder, my_project.network()).settings["method"] == "nabla_tau"
     shutil.rmtree(folder)
+    assert Path(json.loads(run(*command).stdout)["output"]) == tmp_path / "run"
+    assert not (tmp_path / "state").exists()
 
 
 def test_no_hash_of_a_set_is_written_without_a_salt(tmp_path, monkeypatch):

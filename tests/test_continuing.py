@@ -677,10 +677,19 @@ def test_a_full_disk_stops_the_run_and_says_where_it_is_continued(folder, kept, 
 
 def test_a_result_that_cannot_be_kept_is_not_lost(folder, kept, monkeypatch):
     monkeypatch.setattr(checkpoint, "flush", full)
-    with pytest.warns(UnlearningWarning, match="No space left.*The run is finished; save its result"):
+    with pytest.warns(
+        UnlearningWarning, match="No space left.*the run is finished, but not kept there; save its result"
+    ):
         found = unlearn(**kept[1](), checkpoint=folder)
     assert same_bits(found, kept[2])
     assert names(folder) == ["step-0000000007", "step-0000000008"]
+
+
+def test_a_finished_run_is_given_back_in_the_modes_of_the_first_call(folder, kept):
+    for _ in range(2):
+        request = kept[1]()
+        request["model"].train()
+        assert unlearn(**request, checkpoint=folder).model.training
 
 
 def test_a_file_size_limit_names_the_file(tmp_path):

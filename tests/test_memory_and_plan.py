@@ -1,15 +1,16 @@
 """The batch is the published one unless memory demands less; a plan says what would happen and changes nothing."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from nabla_tau import losses, memory, methods, planning, unlearning
+from nabla_tau import InvalidRequest, losses, memory, methods, planning, unlearning
 from nabla_tau.modes import unlearning_modes
 from nabla_tau.planning import plan
-from nabla_tau.problem import Problem
+from nabla_tau.problem import Epoch, Problem
 from nabla_tau.trials import TRIAL_STEPS
 from nabla_tau.unlearning import Request
 from tests.conftest import require
@@ -172,3 +173,16 @@ def test_of_checkpointed_blocks_one_is_kept():
         found = memory.activation_bytes(model, losses.classification, batch)
         assert found - inputs == pytest.approx((plain - inputs) / 4, rel=0.05)
         assert memory._kept_bytes(model, losses.classification, batch) / 8 == inputs  # switched on again
+
+
+def test_a_plan_of_a_method_that_says_nothing_beforehand_says_what_it_needs(task):
+    def silent(problem):
+        yield Epoch()
+
+    request = Request(task[0], *task[1:], method=silent, device="cpu")
+    with pytest.raises(
+        InvalidRequest, match=r"epochs and steps into problem\.settings .*silent without epochs and steps"
+    ):
+        plan(request)
+    with pytest.raises(InvalidRequest, match="yields an Epoch after each pass, got NoneType"):
+        plan(replace(request, method=lambda problem: None))

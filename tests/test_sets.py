@@ -165,6 +165,42 @@ def test_arrays_of_any_number(kind):
     assert [int(value) for batch in source.ordered() for value in batch["x"]] == [row % 2 for row in range(11)]
 
 
+class Transformed(Subset):
+    """The usual way to put a transform on a part of a dataset."""
+
+    def __getitem__(self, row):
+        return 100 * self.dataset[self.indices[row]][0], 0
+
+    def __getitems__(self, rows):
+        return [self[row] for row in rows]
+
+
+def test_what_a_subset_of_the_users_own_does_to_its_rows_is_done():
+    part = Transformed(TensorDataset(X, Y), [1, 2, 3])
+    (batch,) = open_set(part, batch_size=3).ordered()
+    assert torch.equal(batch[0], 100 * X[1:4])
+    (batch,) = open_set(Subset(part, [2, 0]), batch_size=3).ordered()
+    assert torch.equal(batch[0], 100 * X[[3, 1]])
+
+
+class Opened(Samples):
+    """Rows from a file that each worker opens for itself."""
+
+    file = None
+
+    def __getitem__(self, row):
+        return self.file[row], int(Y[row])
+
+
+def open_file(worker):
+    torch.utils.data.get_worker_info().dataset.file = X
+
+
+def test_what_a_loaders_workers_begin_with_is_kept():
+    source = open_set(DataLoader(Opened(), batch_size=4, num_workers=1, worker_init_fn=open_file), batch_size=9)
+    assert torch.equal(torch.cat([inputs for inputs, _ in source.ordered()]), X)
+
+
 def test_what_is_no_set():
     for data in (3, iter([1])):
         with pytest.raises(TypeError, match="map-style"):

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nabla_tau import InvalidRequest, split
 from nabla_tau.sets import open_set
+from nabla_tau.splitting import without_ids
 from tests.conftest import require
 
 INPUTS, TARGETS = torch.arange(20.0)[:, None], torch.arange(20) % 4
@@ -51,6 +52,13 @@ def test_classes_of_multi_label_data_are_rows_that_carry_one():
     assert split((torch.zeros(4, 1), labels), classes=[1]).forget.indices == [1, 3]
     columns = {"x": torch.zeros(4), "labels": labels}
     assert split(columns, classes=[0]).forget.indices == [0, 1]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_classes_in_a_column_are_classes(count):
+    targets = torch.arange(12)[:, None] % count
+    parts = split((torch.zeros(12, 1), targets), classes=[0])
+    assert parts.forget.indices == list(range(0, 12, count))
 
 
 def test_hugging_face_columns():
@@ -155,3 +163,9 @@ def test_unknown_ids_are_refused_or_skipped_and_said():
 def test_a_column_of_another_name_is_suggested():
     with pytest.raises(InvalidRequest, match="write 'user_id'"):
         split(USERS, ids=["user-3"], id_column="userid")
+
+
+def test_ids_may_be_tensors():
+    rows = [{"x": torch.zeros(1), "user": torch.tensor(10 + row)} for row in range(4)]
+    assert split(rows, ids=[11, 13], id_column="user").forget.indices == [1, 3]
+    assert without_ids(rows, ["12"], "user").indices == [0, 1, 3]

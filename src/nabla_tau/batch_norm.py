@@ -17,14 +17,18 @@ ORIGINAL_BATCHES = 10
 def changing_batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """Batch norms with running statistics whose weights are trained: those of frozen parts stay as they are.
 
+    Of one without weights of its own, those of the module that it is a part of count.
+
     Example:
         >>> model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2))
         >>> _ = model[2].requires_grad_(False)
         >>> changing_batch_norms(model) == [model[0]]
         True
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    return [norm for norm in norms if norm.running_mean is not None and any(p.requires_grad for p in norm.parameters())]
+    whole = {part: module for module in model.modules() for part in module.children()}
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
+    weights = [list(norm.parameters() if norm.affine else whole.get(norm, norm).parameters()) for norm in norms]
+    return [norm for norm, of_it in zip(norms, weights, strict=True) if any(weight.requires_grad for weight in of_it)]
 
 
 @contextmanager

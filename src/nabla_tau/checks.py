@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau.adapters import is_adapted
 from nabla_tau.batches import Batch, cut, rows_in, take_rows, to_device
@@ -470,10 +470,9 @@ def _perhaps_shared(based: dict[str, BaseRows]) -> list[str]:
 def _same_data(first: Any, second: Any) -> bool:
     if first is second:
         return True
-    tensors = [getattr(data, "tensors", None) for data in (first, second)]
-    if None in tensors:
+    if not (isinstance(first, TensorDataset) and isinstance(second, TensorDataset)):
         return False
-    one, other = tensors[0][0], tensors[1][0]  # type: ignore[index]
+    one, other = first.tensors[0], second.tensors[0]
     return bool(one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.numel())
 
 

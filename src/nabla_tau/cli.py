@@ -198,16 +198,18 @@ def unlearn(
         with progress_bar(err) as (say, step):
             say("unlearning")
             unlearned = Request(**arguments, on_step=step).run()
-        folder = save(unlearned, output or Path(), unlearned.warnings)
+        again = "" if checkpoint is None else f", and {checkpoint} keeps it: the same command saves it again"
+        folder = save(unlearned, output or Path(), unlearned.warnings, again)
+        as_asked = folder == output
         if is_main():
-            if checkpoint is not None:
+            if checkpoint is not None and as_asked:
                 clear(checkpoint)
             if as_json:
                 print_json({"output": str(folder), **unlearned.record()})
             else:
                 out.print(unlearned_view(unlearned))
                 out.print(f"written to {folder}", soft_wrap=True)
-        fine = unlearned.reached_target and not unlearned.settings["damaged"]
+        fine = unlearned.reached_target and not unlearned.settings["damaged"] and as_asked
         if not fine and "RANK" not in os.environ:  # launchers take any other code for a crash
             raise typer.Exit(WITH_RESERVATIONS)
 
@@ -375,6 +377,9 @@ def read_fields(fields: list[str]) -> dict[str, str]:
     pairs = [field.partition("=") for field in fields]
     if wrong := [field for field, (name, sign, _) in zip(fields, pairs, strict=True) if not name or not sign]:
         raise ValueError(f"Expected --request NAME=VALUE, got {', '.join(wrong)}.")
+    names = [name for name, _, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"Expected each --request NAME once, got {', '.join(twice)} more often.")
     return {name: value for name, _, value in pairs}
 
 
@@ -391,13 +396,13 @@ def require_output(output: Path | None, checkpoint: Path | None, plan: bool) -> 
         require_free(output)
 
 
-def save(result: "Unlearned | Report", output: Path, warned: list[str]) -> Path:
-    """Save where it was asked for; if that fails, where it cannot be lost."""
+def save(result: "Unlearned | Report", output: Path, warned: list[str], again: str = "") -> Path:
+    """Save where it was asked for; if that fails, where it can be found, and say how to have it there after all."""
     try:
         return result.save(output)
     except OSError as error:
         folder = Path(tempfile.mkdtemp(prefix="nabla-tau-"))
-        warned.append(f"{output} could not be written ({error}); the result is in {folder}.")
+        warned.append(f"{output} could not be written ({error}); the result is in {folder}{again}.")
         warnings.warn(warned[-1], stacklevel=2)
         return result.save(folder)
 

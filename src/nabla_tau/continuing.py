@@ -1,5 +1,6 @@
 """A run that survives: its state is kept while it works, and taken up again, to the bit, after it was cut off."""
 
+import copy
 import math
 import time
 import warnings
@@ -20,7 +21,7 @@ from nabla_tau.journal import Journal
 from nabla_tau.losses import name_of
 from nabla_tau.problem import Epoch, Method, NonFiniteLoss, Problem
 from nabla_tau.snapshot import journal_of, put_back, taken
-from nabla_tau.storage import Unlearned, load, load_into
+from nabla_tau.storage import Unlearned, load_into
 from nabla_tau.timetable import Timetable
 
 
@@ -150,7 +151,7 @@ class Keeper:
             model: of the same architecture; not touched, unless `in_place`.
             in_place: whether the model itself is to be what the run ended at.
         """
-        return (load_into if in_place else load)(self.folder / FINISHED, model)
+        return load_into(self.folder / FINISHED, model if in_place else copy.deepcopy(model))
 
     def run(self, method: Method) -> list[Epoch]:
         """Run a method from where it was cut off, or from its beginning.
@@ -246,7 +247,13 @@ class Keeper:
             "kept": self.kept,
             **state,
         }
-        self._by_main(lambda: write(self.folder, f"step-{problem.steps:010}", files, facts))
+        try:
+            self._by_main(lambda: write(self.folder, f"step-{problem.steps:010}", files, facts))
+        except NotSaved as error:
+            raise NotSaved(
+                f"{error}: free space there or mend the folder, and make the same call again{self._last_good()}; the "
+                "model passed in is unchanged."
+            ) from error
         self.last_step = problem.steps
         seconds = problem.engine.from_main(time.perf_counter() - started)
         self.kept["seconds"] += seconds
@@ -262,10 +269,7 @@ class Keeper:
             except OSError as error:
                 failed = str(error)
         if self.problem.engine.from_main(bool(failed)):
-            raise NotSaved(
-                f"{failed or 'Expected the main process to save, got an error there'}: free space there or mend the "
-                f"folder, and make the same call again{self._last_good()}; the model passed in is unchanged."
-            )
+            raise NotSaved(failed or "Expected the main process to save, got an error there")
 
     def _restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Put everything where it was when the checkpoint was saved."""

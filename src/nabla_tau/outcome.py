@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 
 import torch
 
@@ -26,7 +25,9 @@ class Losses:
 
 
 def measure(problem: Problem) -> Losses:
-    """Mean losses of the current model; of the retain set, over a random sample as large as the validation set.
+    """Mean losses of the current model; of the retain set, over as many rows as the validation set has.
+
+    They are drawn at random, but for a loader or stream, whose own order counts.
 
     Raises:
         NonFiniteLoss: if one is not finite.
@@ -42,11 +43,12 @@ def measure(problem: Problem) -> Losses:
         Losses(forget=0.25, retain=4.25, unseen=16.25, target=16.25)
     """
     total, size = 0.0, 0
-    sample = islice(problem.one_pass(problem.retain, problem.generator(3)), problem.validation.batches)
     with torch.no_grad():
-        for batch in sample:
+        for batch in problem.one_pass(problem.retain, problem.generator(3)):
             loss = problem.batch_loss(batch)
             total, size = total + float(loss.value) * loss.size, size + loss.size
+            if size >= problem.validation.size:
+                break
     retain = finite(total / max(size, 1), "the retain set")
     unseen = problem.unseen_loss()
     target = problem.target_loss() if problem.priced else unseen

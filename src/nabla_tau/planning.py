@@ -11,7 +11,10 @@ from typing import Any
 import torch
 
 from nabla_tau.compatibility import identity
+from nabla_tau.continuing import passes
+from nabla_tau.errors import InvalidRequest
 from nabla_tau.kept import Kept, look_into
+from nabla_tau.losses import name_of
 from nabla_tau.memory import describe, free_bytes, step_bytes
 from nabla_tau.outcome import measure
 from nabla_tau.problem import Problem
@@ -162,11 +165,18 @@ def plan(request: Request) -> Plan:
             measured = _seconds_per_batch(problem)
             free = free_bytes(problem.engine.device)
             ticks.append((_now(problem), problem.samples_differentiated))
-            for _ in request.method(problem):
+            for _ in passes(problem, request.method):
                 pass
             raise _Measured  # left as a failure is, so that an original that was given up is put back
     except _Measured:
         pass
+    if unsaid := [name for name in ("epochs", "steps") if name not in problem.settings]:
+        raise InvalidRequest(
+            [
+                f"method: expected one that puts epochs and steps into problem.settings before its first step, which a "
+                f"plan reads, got {name_of(request.method)} without {' and '.join(unsaid)}: let it say them."  # type: ignore[arg-type]
+            ]
+        )
     timed = ticks[1 if len(ticks) > 2 else 0 :]
     (begun, read), (ended, all_read) = timed[0], timed[-1]
     samples = (all_read - read) * problem.engine.share[1] or _samples_of(problem, len(timed) - 1)

@@ -381,7 +381,7 @@ def base_rows(data: Any) -> tuple[Any, RowNumbers | None]:
         return (data.dataset if isinstance(data, DataLoader) else data), None
     if isinstance(data, DataLoader):
         base, below = base_rows(data.dataset)
-        positions = _loader_rows(data)
+        positions = loader_rows(data)
         return base, None if positions is None or below is None else _among(below, positions)
     if isinstance(data, Subset):
         base, below = base_rows(data.dataset)
@@ -426,7 +426,7 @@ def _open_loader(loader: DataLoader[Any]) -> Source:
         _require_new_start(loader.dataset)
         return Source(0, loader.batch_size, 0, loader=loader, counted=False)
     batches, batch_size = len(loader), getattr(loader.batch_sampler, "batch_size", None)
-    positions = _loader_rows(loader)
+    positions = loader_rows(loader)
     if positions is None:
         with undisturbed(generators_of(loader)):
             sizes = _sampled_sizes(loader, batches)
@@ -437,6 +437,10 @@ def _open_loader(loader: DataLoader[Any]) -> Source:
         sampler=positions.tolist(),
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        timeout=loader.timeout,
+        prefetch_factor=loader.prefetch_factor,
     )
     return Source(len(positions), batch_size, batches, loader=loader, measured=in_order)
 
@@ -474,8 +478,13 @@ def _sampled_sizes(loader: DataLoader[Any], batches: int) -> list[int]:
     return sizes
 
 
-def _loader_rows(loader: DataLoader[Any]) -> np.ndarray[Any, Any] | None:
-    """Positions in the loader's dataset that one pass reads, sorted; None if a sampler of the user decides."""
+def loader_rows(loader: DataLoader[Any]) -> np.ndarray[Any, Any] | None:
+    """Positions in the loader's dataset that one pass reads, sorted; None if a sampler of the user decides.
+
+    Example:
+        >>> loader_rows(DataLoader(range(3), shuffle=True)), loader_rows(DataLoader(range(3), sampler=[2, 0]))
+        (array([0, 1, 2]), None)
+    """
     if type(loader.batch_sampler) is not BatchSampler:
         return None
     sampler: Any = loader.batch_sampler.sampler
@@ -513,7 +522,7 @@ def _positions(indices: Any, size: int) -> np.ndarray[Any, Any]:
 
 def _fetcher(data: Any) -> tuple[Fetch, int]:
     """How rows of a set are read by position, and how many there are."""
-    if isinstance(data, Subset):
+    if isinstance(data, Subset) and _is_plain(data):
         fetch, size = _fetcher(data.dataset)
         indices = torch.as_tensor(_positions(data.indices, size))
         return lambda positions: fetch(indices[positions]), len(indices)
@@ -526,9 +535,15 @@ def _fetcher(data: Any) -> tuple[Fetch, int]:
         return lambda positions: {key: _gather(column, positions) for key, column in named.items()}, len(data)
     if type(data).__module__.partition(".")[0] == "datasets" and hasattr(data, "with_format"):
         return _fetch_columns(data), len(data)
-    if hasattr(data, "__getitems__"):
+    if hasattr(data, "__getitems__") and getattr(type(data), "__getitems__", None) is not Subset.__getitems__:
         return lambda positions: default_collate(data.__getitems__(positions.tolist())), len(data)
     return lambda positions: default_collate([data[row] for row in positions.tolist()]), len(data)
+
+
+def _is_plain(data: Subset[Any]) -> bool:
+    """Whether its rows are those of the dataset below: a subclass, as for a transform, may change what a row is."""
+    kind = type(data)
+    return kind.__getitem__ is Subset.__getitem__ and kind.__getitems__ is Subset.__getitems__
 
 
 def _gather(column: Any, positions: Tensor) -> Any:

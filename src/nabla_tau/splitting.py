@@ -199,7 +199,7 @@ def read_column(data: Any, name: str) -> list[Any]:
     elif len(data) and isinstance(first := data[0], Mapping):
         columns = list(first)
         if name in first:
-            return [data[row][name] for row in range(len(data))]
+            return [_plain(data[row][name]) for row in range(len(data))]
     if not columns:
         raise ValueError(
             f"Expected a column {name!r}, got samples without column names: pass a dict of columns, "
@@ -218,8 +218,8 @@ def _rows(data: Any, rows: np.ndarray[Any, Any], column: list[Any] | None, id_co
 
 
 def _plain(value: Any) -> Any:
-    """A number of torch or NumPy as Python's own."""
-    return value.item() if hasattr(value, "item") else value
+    """A number of torch or NumPy as Python's own: as text it is that of no tensor."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _of_rows(data: Any, forget: Any) -> np.ndarray[Any, Any]:
@@ -272,6 +272,8 @@ def _of_predicate(data: Any, predicate: Callable[[Any], Any]) -> np.ndarray[Any,
 
 def _of_classes(data: Any, classes: list[int]) -> np.ndarray[Any, Any]:
     targets = _targets(data)
+    if isinstance(targets, np.ndarray) and targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets[:, 0]  # a class a row, as `losses.binary` takes them
     if isinstance(targets, np.ndarray) and targets.ndim == 2:
         known = set(range(targets.shape[1]))
         mask = targets[:, sorted(int(label) for label in known & set(classes))].astype(bool).any(axis=1)

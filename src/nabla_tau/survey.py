@@ -26,6 +26,9 @@ from nabla_tau.sets import Source
 
 Digest = bytes
 
+TOKENWISE = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+"""Inputs of a text with an entry per token: padded, so that of these only the tokens themselves tell content."""
+
 
 @dataclass
 class Survey:
@@ -145,6 +148,8 @@ def allowed_targets(loss: PerSampleLoss, batch: Batch, outputs: int) -> Tensor:
 def content_hashes(model: nn.Module, batch: Batch) -> Iterator[Digest]:
     """A hash of each sample's inputs, targets and padding left out: equal inputs, equal hash.
 
+    Of a text with a mask these are its tokens, and whatever else the model reads, as an image beside a prompt.
+
     Yields:
         16 bytes per sample (BLAKE2b).
 
@@ -154,19 +159,20 @@ def content_hashes(model: nn.Module, batch: Batch) -> Iterator[Digest]:
         >>> first == second, first == third
         (True, False)
     """
-    inputs = inputs_of(model, batch)
-    if isinstance(batch, Mapping):
-        mask = inputs.get("attention_mask")
-        if "input_ids" in inputs and isinstance(mask, Tensor) and mask.shape == inputs["input_ids"].shape:
-            tokens = inputs["input_ids"].cpu()
-            yield from (
-                _digest(row[keep].numpy().tobytes()) for row, keep in zip(tokens, mask.cpu().bool(), strict=True)
-            )
-            return
-    size = rows_in(batch)
-    columns = [column for leaf in leaves(inputs) if (column := _row_bytes(leaf, size)) is not None]
+    inputs, size = inputs_of(model, batch), rows_in(batch)
+    columns: list[Callable[[int], bytes]] = []
+    if isinstance(batch, Mapping) and (keep := _mask_of_tokens(inputs)) is not None:
+        tokens = inputs["input_ids"].cpu()
+        columns.append(lambda row: tokens[row][keep[row]].numpy().tobytes())
+        inputs = {name: value for name, value in inputs.items() if name not in TOKENWISE}
+    columns += [column for leaf in leaves(inputs) if (column := _row_bytes(leaf, size)) is not None]
     for row in range(size):
         yield _digest(*(column(row) for column in columns))
+
+
+def _mask_of_tokens(inputs: Mapping[str, Any]) -> Tensor | None:
+    mask, tokens = inputs.get("attention_mask"), inputs.get("input_ids")
+    return mask.cpu().bool() if isinstance(mask, Tensor) and mask.shape == getattr(tokens, "shape", None) else None
 
 
 def inputs_of(model: nn.Module, batch: Batch) -> Any:

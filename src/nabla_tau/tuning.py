@@ -18,7 +18,7 @@ from nabla_tau import methods
 from nabla_tau.auditing.scoring import Numbers, Scores, score
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
 from nabla_tau.facts import Range, facts_of
-from nabla_tau.losses import classification, multi_label
+from nabla_tau.losses import multi_label
 from nabla_tau.problem import NonFiniteLoss
 from nabla_tau.sets import open_set
 from nabla_tau.unlearning import Request
@@ -386,13 +386,15 @@ def _suggested(trial: Any, name: str, allowed: Range) -> Any:
 
 def _comparable(scores: Mapping[str, Scores], loss: Any) -> tuple[Numbers, str]:
     """Which validation rows the forget set is compared with."""
-    forget, retain, unseen = (scores[name].targets for name in ("forget", "retain", "validation"))
-    everything = np.arange(len(unseen))
-    if loss is classification:
-        removed = np.setdiff1d(forget, retain)
-        whole = len(removed) > 0 and bool(np.isin(forget, removed).all())
-        rows = np.flatnonzero(np.isin(unseen, removed))
+    sets = [scores[name] for name in ("forget", "retain", "validation")]
+    everything = np.arange(len(sets[-1]))
+    classes = [one.classes for one in sets if one.classes is not None]
+    if len(classes) == len(sets):
+        removed = np.setdiff1d(classes[0], classes[1])
+        whole = len(removed) > 0 and bool(np.isin(classes[0], removed).all())
+        rows = np.flatnonzero(np.isin(classes[2], removed))
     elif loss is multi_label:
+        forget, retain, unseen = (one.targets for one in sets)
         removed = np.flatnonzero((forget > 0).all(0) & ~(retain > 0).any(0))
         whole = len(removed) > 0
         rows = np.flatnonzero((unseen[:, removed] > 0).any(1))

@@ -33,7 +33,7 @@ from nabla_tau.facts import (
     task_problems,
 )
 from nabla_tau.locking import alone_in
-from nabla_tau.losses import PerSampleLoss, name_of, ready_made
+from nabla_tau.losses import PerSampleLoss, name_of, task_of
 from nabla_tau.memory import (
     PUBLISHED_BATCH_SIZE,
     activation_bytes,
@@ -221,7 +221,7 @@ class Request:
             try:
                 keeper.finish(unlearned)
             except NotSaved as error:
-                self.warn(problem, f"checkpoint: {error} The run is finished; save its result.")
+                self.warn(problem, f"checkpoint: {error}: the run is finished, but not kept there; save its result.")
         return unlearned
 
     def keeper(self, problem: Problem, before: Losses) -> Keeper:
@@ -302,8 +302,8 @@ class Request:
                 put_back=put_back,
                 fingerprints=findings.fingerprints(),
             )
+            require_one_model(engine, problem.settings["original_fingerprint"])
             if self.shard:
-                require_one_model(engine, problem.settings["original_fingerprint"])
                 problem.shards = watching.enter_context(in_step(model, engine, problem.sample()))
             facts = facts_of(self.method)
             if facts is not None and facts.prices:
@@ -457,7 +457,7 @@ class Request:
         with engine.autocast(), WithoutDropout():
             batches = checks.first_batches(sources, engine.device, self.micro_batch_size)
             loss = self.loss or self.choose_loss(model, list(batches.values()))
-            if problems := task_problems(self.method, name_of(loss) if ready_made(loss) else "a loss of your own"):
+            if problems := task_problems(self.method, task_of(loss)):
                 raise InvalidRequest(problems)
             outputs = checks.output_size(model, loss, batches["forget"])
             findings = checks.survey_sets(sets, sources, model, loss, outputs)
@@ -552,7 +552,7 @@ class Request:
 
 
 def require_one_model(engine: Engine, digest: str) -> None:
-    """Make sure that the parts which processes take of a model are of one model.
+    """Make sure that all processes work on one model: their gradients are summed, and each may hold a part of it.
 
     Args:
         engine: the processes.
@@ -567,8 +567,8 @@ def require_one_model(engine: Engine, digest: str) -> None:
     if len(set(engine.gather(bytes.fromhex(digest)))) > 1:
         raise InvalidRequest(
             [
-                "model: expected the same weights in every process, of which each takes its part, got different ones: "
-                "load one file in all of them, or set one seed before the model is made."
+                "model: expected the same weights in every process, got different ones: load one file in all of them, "
+                "or set one seed before the model is made."
             ]
         )
 

@@ -88,6 +88,19 @@ def test_a_removed_class_is_compared_with_itself(original):
     assert found.verdict["test_samples"] == int((TEST[1] == 2).sum())
 
 
+def test_a_removed_class_of_one_output_is_compared_with_itself():
+    """A model that always says no: the rows of one class cost more than those of the other, on any set."""
+    inputs, targets = torch.randn(900, 6), (torch.arange(900) % 2).float()[:, None]
+    no = nn.Linear(6, 1)
+    nn.init.zeros_(no.weight)
+    nn.init.constant_(no.bias, -1.0)
+    sets = {"forget": targets[:300] == 1, "retain": targets[:300] == 0}
+    rows = {name: (inputs[:300][mask[:, 0]], targets[:300][mask[:, 0]]) for name, mask in sets.items()}
+    report = audit(no, **rows, test=(inputs[300:], targets[300:]), loss=losses.binary, device="cpu")
+    assert report.verdict["test_samples"] == 300
+    assert report.data["sets"]["forget"]["classes"] == {"1": 150}
+
+
 def test_reference_bands_and_their_factor(report):
     reference = report.data["reference"]
     assert reference["models"] == 3

@@ -74,6 +74,14 @@ def test_energy_says_how_many_rows_it_used(monkeypatch):
     assert (result.members, result.non_members, result.members_given, result.non_members_given) == (25, 20, 30, 20)
 
 
+def test_sides_of_more_rows_than_are_used_are_drawn_apart(monkeypatch):
+    """With one draw for both they would keep the same ranks, and differ by less than chance allows."""
+    monkeypatch.setattr(distances, "MOST_ROWS", 50)
+    generator = np.random.default_rng(0)
+    ps = [energy_distance(*generator.normal(size=(2, 100)), permutations=99).p for _ in range(60)]
+    assert 0.3 < np.median(ps) < 0.7
+
+
 @pytest.mark.parametrize("distance", [kolmogorov_smirnov, energy_distance])
 @pytest.mark.parametrize("other", [(40,), (55,)])
 def test_neither_swapping_nor_order_changes_anything(distance, other):

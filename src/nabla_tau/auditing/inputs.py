@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from nabla_tau.auditing.attacks import random_projection
 from nabla_tau.batches import Batch, leaves, rows_in
-from nabla_tau.losses import model_inputs
 from nabla_tau.sets import Source
+from nabla_tau.survey import inputs_of
 
 BUCKETS = 64
 LARGEST = 1e100
@@ -28,7 +28,8 @@ def input_features(model: nn.Module, *sources: Source) -> list[Features] | None:
         *sources: sets to be compared.
 
     Returns:
-        One array of shape (n, at most 64) per set, or None where the inputs are no numbers of one shape.
+        One array of shape (n, at most 64) per set, twice as many where a sample is text and numbers; or None where the
+        inputs are no numbers of one shape.
 
     Example:
         >>> from nabla_tau.sets import open_set
@@ -43,23 +44,21 @@ def input_features(model: nn.Module, *sources: Source) -> list[Features] | None:
 
 
 def _features(model: nn.Module, batch: Batch) -> tuple[Features, int] | None:
-    """Features of a batch, and how many numbers the inputs of a sample are: 0 for tokens, of any number."""
-    inputs: Any
-    if isinstance(batch, Mapping):
-        inputs = model_inputs(model, batch)
-        tokens = inputs.get("input_ids")
-        if isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
-            return _token_counts(tokens, inputs.get("attention_mask")), 0
-    else:
-        inputs = batch[:-1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
-    size = rows_in(batch)
+    """Features of a batch, and how many numbers the inputs of a sample are: tokens, of any number, do not count."""
+    inputs, size = inputs_of(model, batch), rows_in(batch)
     columns = [leaf for leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size]
-    if not columns:
-        return None
-    flat = torch.cat([column.detach().cpu().reshape(size, -1).double() for column in columns], 1)
-    flat = torch.nan_to_num(flat, nan=0.0).clamp(-LARGEST, LARGEST)  # what a projection can add up
-    width = flat.shape[1]
-    return random_projection(flat.numpy(), columns=BUCKETS), width
+    found: list[Features] = []
+    tokens = inputs.get("input_ids") if isinstance(batch, Mapping) else None
+    if isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
+        found.append(_token_counts(tokens, inputs.get("attention_mask")))
+        columns = [column for column in columns if column.is_floating_point()]  # as an image beside a prompt
+    width = 0
+    if columns:
+        flat = torch.cat([column.detach().cpu().reshape(size, -1).double() for column in columns], 1)
+        flat = torch.nan_to_num(flat, nan=0.0).clamp(-LARGEST, LARGEST)  # what a projection can add up
+        width = flat.shape[1]
+        found.append(random_projection(flat.numpy(), columns=BUCKETS))
+    return (np.concatenate(found, 1), width) if found else None
 
 
 def _token_counts(tokens: Tensor, mask: Tensor | None) -> Features:

@@ -70,10 +70,11 @@ def comparable(scores: Scores, test: Scores) -> tuple[Numbers, Numbers]:
         >>> len(forget), len(test)
         (40, 80)
     """
-    if scores.targets.ndim != 1 or not len(test) or not len(scores):
+    mine, others = scores.classes, test.classes
+    if mine is None or others is None or not len(test) or not len(scores):
         return np.arange(len(scores)), np.arange(len(test))
-    classes = shared_classes(scores.targets, test.targets)
-    return np.flatnonzero(np.isin(scores.targets, classes)), np.flatnonzero(np.isin(test.targets, classes))
+    shared = shared_classes(mine, others)
+    return np.flatnonzero(np.isin(mine, shared)), np.flatnonzero(np.isin(others, shared))
 
 
 def what_was_compared(forget: Scores, test: Scores) -> list[str]:
@@ -92,17 +93,18 @@ def what_was_compared(forget: Scores, test: Scores) -> list[str]:
         are 1 forget samples of other classes (places 99).
     """
     mine, others = comparable(forget, test)
-    if forget.targets.ndim != 1 or not len(mine) or not len(others):
+    of_forget, of_test = forget.classes, test.classes
+    if of_forget is None or of_test is None or not len(mine) or not len(others):
         return []
     told = []
     if len(mine) < len(forget) or len(others) < len(test):
         stray = np.setdiff1d(forget.positions, forget.positions[mine]).tolist()
         told.append(
-            f"forget and test: {len(mine)} forget samples of classes {some(np.unique(forget.targets[mine]).tolist())} "
+            f"forget and test: {len(mine)} forget samples of classes {some(np.unique(of_forget[mine]).tolist())} "
             f"are compared with the {len(others)} test samples of these classes"
             + (f"; left out are {len(stray)} forget samples of other classes (places {some(stray)})." if stray else ".")
         )
-    sides = forget.targets[mine], test.targets[others]
+    sides = of_forget[mine], of_test[others]
     classes, counts = _counts(*sides)
     shares = counts / counts.sum(1, keepdims=True)
     differences = np.abs(shares[0] - shares[1])

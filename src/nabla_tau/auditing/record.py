@@ -42,10 +42,9 @@ def describe_set(data: Any, size: int, content: bytes, scores: Scores | None, sa
 
 
 def _class_counts(scores: Scores) -> dict[str, int] | None:
-    targets = scores.targets
-    if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
+    if scores.classes is None or not np.issubdtype(scores.classes.dtype, np.integer):
         return None
-    classes, counts = np.unique(targets, return_counts=True)
+    classes, counts = np.unique(scores.classes, return_counts=True)
     return {str(label): int(count) for label, count in zip(classes, counts, strict=True)}
 
 

@@ -43,7 +43,8 @@ class Scores:
         bank: membership scores by name, each (n,), higher for what looks like a member; `loss` is −ℓ.
         predictions: class probabilities (n, C), label probabilities (n, L) or values (n, D); (n, 0) where the task has
             none of these.
-        targets: what was to be predicted, (n,) or (n, L); (n, 0) where there are no predictions.
+        targets: what was to be predicted, (n,) or (n, L), integers where it is a class or a single label; (n, 0) where
+            there are no predictions.
         positions: place of each sample in its set, (n,), rising; samples without a labelled token are left out.
     """
 
@@ -56,6 +57,14 @@ class Scores:
     def losses(self) -> Numbers:
         """Per-sample losses ℓ, shape (n,), float64."""
         return -self.bank["loss"]
+
+    @property
+    def classes(self) -> Numbers | None:
+        """The class of each sample, shape (n,), of a single label too; None where samples have none."""
+        if self.targets.ndim == 1:
+            return self.targets
+        single = self.targets.shape[1] == 1 and np.issubdtype(self.targets.dtype, np.integer)
+        return self.targets[:, 0] if single else None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -238,8 +247,11 @@ def _from_outputs(
     flat = logits.reshape(len(logits), -1)
     if task == "classification":
         return bank, flat.softmax(1), target
+    target = target.reshape(len(target), -1)
+    if task == "binary" and bool(target.eq(target.long()).all()):
+        target = target.long()
     predictions = flat if task == "regression" else flat.double().sigmoid()  # 1 − p is exact where p is nearly 1
-    return bank, predictions, target.reshape(len(target), -1)
+    return bank, predictions, target.double() if task == "regression" else target
 
 
 def _where_float64_is(tensor: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
@@ -14,7 +13,7 @@ from nabla_tau.errors import Problems
 from nabla_tau.facts import RETAIN, TRAINING, Facts, described
 from nabla_tau.modes import buffers_kept
 from nabla_tau.problem import Epoch, Problem
-from nabla_tau.sets import as_dataset, base_rows
+from nabla_tau.sets import as_dataset, is_stream, loader_rows
 
 Training = Callable[[Any, int], nn.Module]
 """`(dataset, seed) -> nn.Module`: the original training, on another dataset."""
@@ -142,11 +141,13 @@ def _no_new_module(trained: Any, original: nn.Module) -> str | None:
 def _dataset(problem: Problem) -> Any:
     """The retain set as a dataset."""
     retain = problem.sets["retain"]
+    if is_stream(retain):
+        raise ValueError("Expected a retain set whose rows are known, got a stream: store it in a map-style dataset.")
     if not isinstance(retain, DataLoader):
         return as_dataset(retain)
-    (base, rows), (_, below) = base_rows(retain), base_rows(retain.dataset)
-    if rows is None or below is None:
+    rows = loader_rows(retain)
+    if rows is None:
         raise ValueError(
             "Expected a retain set whose rows are known, got a DataLoader with a sampler of its own: pass the dataset."
         )
-    return retain.dataset if np.array_equal(rows, below) else Subset(base, np.asarray(rows).tolist())
+    return retain.dataset if len(rows) == len(as_dataset(retain.dataset)) else Subset(retain.dataset, rows.tolist())
