@@ -38,7 +38,7 @@ def followed(problem: Problem, norms: list[_BatchNorm]) -> Iterator[None]:
         m ← m + s (E x − m),    v ← (1 − s) v + s E (x − m)² − s² (E x − m)²,    s = 1 / (10 + steps)
 
     E is the mean over the inputs x of a layer and all their places, of all processes and micro-batches. So mean and
-    second moment become those of the original, as if it were of ten batches, and of every batch since. A share that
+    second moment become those of the original, as if it were of nine batches, and of every batch since. A share that
     does not fall lets the weights grow without end: the gradient enlarges what the statistics divide away (Ioffe,
     Szegedy, arXiv:1502.03167, section 2, on normalising outside of the gradient step).
 
@@ -54,7 +54,7 @@ def followed(problem: Problem, norms: list[_BatchNorm]) -> Iterator[None]:
         ...     with followed(problem, changing_batch_norms(problem.model)):
         ...         _ = problem.losses((x[1:], y[1:]))
         ...     mean, variance = problem.model[0].running_mean, problem.model[0].running_var
-        ...     [round(float(one), 2) for one in (mean, variance)]  # of 0 and 1, as if of ten batches, then of 4 and 8
+        ...     [round(float(one), 2) for one in (mean, variance)]  # of 0 and 1, as if of nine batches, then of 4 and 8
         [0.6, 4.54]
     """
     if not norms or problem.journal.repeating:

@@ -68,7 +68,7 @@ def page() -> str:
             "validation set; n_f and n_r are batches. A method that can be continued takes `checkpoint=`. In",
             "*eval* there is no dropout, and batch norm normalises by its running statistics, which stay as they",
             "are; under `nabla_tau` they follow the retain set. *train* is as the model was trained. `nabla_tau`",
-            "reads up to 120 batches of D_r more in trials of its rate.",
+            "reads up to 140 batches of D_r more in trials of its rate.",
             "",
             *_table(
                 ["method", "passes", "mode", "can be continued"],

@@ -43,6 +43,16 @@ class InvalidRequest(ValueError):  # noqa: N818  (it says what is the case)
         return type(self), (self.problems, self.details)
 
 
+class NotApplicable(ValueError):  # noqa: N818  (it says what is the case)
+    """A method cannot work on these sets, and says so before it changes anything: its definition has no answer there.
+
+    Example:
+        >>> raise NotApplicable("Expected two classes or more, got one.")
+        Traceback (most recent call last):
+        nabla_tau.errors.NotApplicable: Expected two classes or more, got one.
+    """
+
+
 class UnlearningWarning(UserWarning):
     """Something the reader of the result must know.
 

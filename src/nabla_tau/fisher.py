@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, vmap
 
 from nabla_tau.batches import Batch, leaves, map_leaves, rows_in, take_rows
 from nabla_tau.losses import PerSampleLoss
-from nabla_tau.problem import Problem
+from nabla_tau.problem import Problem, finite
 from nabla_tau.sets import Source
 
 # Per-sample gradients are held for so many samples at once that they take a GiB in float32.
@@ -31,6 +31,9 @@ def fisher(problem: Problem, source: Source) -> list[Tensor]:
 
     Returns:
         A tensor per trainable parameter, of its shape; squared units of ℓ over those of θ.
+
+    Raises:
+        NonFiniteLoss: if a gradient is not finite.
 
     Reference:
         Foster et al., Selective Synaptic Dampening, arXiv:2308.07707 (2023), the importance []_D.
@@ -57,7 +60,10 @@ def fisher(problem: Problem, source: Source) -> list[Tensor]:
         problem.step_done()
     problem.settings["per_sample_gradients"] = squares.how
     count = problem.engine.sum(size).clamp(min=1)
-    return [problem.engine.sum(total) / count.to(total.dtype) for total in sums]
+    means = [problem.engine.sum(total) / count.to(total.dtype) for total in sums]
+    for mean in means:
+        finite(float(mean.sum()), "the squared gradients of a set")
+    return means
 
 
 class PerSampleSquares:

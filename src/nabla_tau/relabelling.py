@@ -7,7 +7,8 @@ be kept per row.
 import torch
 from torch import Tensor, nn
 
-from nabla_tau.batches import Batch, leaves, rows_in, target_of, with_target
+from nabla_tau.batches import Batch, leaves, rows_in, take_rows, target_of, with_target
+from nabla_tau.errors import NotApplicable
 from nabla_tau.losses import IGNORED, PerSampleLoss, TokenLoss, binary, logits_in, multi_label
 from nabla_tau.problem import Problem
 
@@ -61,7 +62,7 @@ class Relabelling:
         problem: the request.
 
     Raises:
-        ValueError: if the model tells fewer than two classes apart.
+        NotApplicable: if the model tells fewer than two classes apart.
 
     Example:
         >>> from nabla_tau.unlearning import Request
@@ -79,7 +80,7 @@ class Relabelling:
         if problem.loss not in (binary, multi_label):
             self.classes = _classes(problem)
             if self.classes < 2:
-                raise ValueError(
+                raise NotApplicable(
                     f"Expected a model with two outputs or more, got {self.classes}: there is no wrong label to give; "
                     "pass loss=losses.binary for a model with one output."
                 )
@@ -109,7 +110,8 @@ def _classes(problem: Problem) -> int:
         finally:
             handle.remove()
 
-    batch = next(problem.place(batch) for batch in problem.validation.ordered())
+    placed = (problem.place(batch) for batch in problem.validation.ordered())
+    batch = take_rows(next(batch for batch in placed if batch is not None), torch.arange(1))
     with torch.no_grad(), problem.engine.autocast(), problem.around_loss():
         look(problem.model, batch)
     return found[0]

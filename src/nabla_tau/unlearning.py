@@ -497,7 +497,7 @@ class Request:
         reasons = {}
         if self.batch_size is None and not in_parts:
             kept = None if self.checkpoint is None else kept_batch_size(Path(self.checkpoint), sets)
-            size = engine.minimum(kept or fitting_batch_size(per_sample, needed, free * sharing))
+            size = engine.minimum(kept or fitting_batch_size(per_sample, needed * sharing, free * sharing))
             sources = {name: reopened(sources[name], data, size) for name, data in sets.items()}
             if size < PUBLISHED_BATCH_SIZE:
                 reasons["batch_size_reason"] = f"{PUBLISHED_BATCH_SIZE} samples do not fit into free memory"

@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 from nabla_tau.bench import cells as cells_module
 from nabla_tau.bench import on_ray, provenance
 from nabla_tau.bench.cells import Bench, Cell
-from nabla_tau.bench.measuring import measure_slice
+from nabla_tau.bench.measuring import measure_slice, modules_of
 from nabla_tau.bench.reading import read_groups
 from nabla_tau.bench.running import run_cells
 from nabla_tau.bench.suites import ALL, cells_of
 from nabla_tau.bench.tables import tables
 from nabla_tau.bench.versions import SAME
 from nabla_tau.cli import app
-from nabla_tau.errors import InvalidRequest
+from nabla_tau.errors import InvalidRequest, NotApplicable
 from nabla_tau.own_code import file_of, imported
 from tests.conftest import require
 
@@ -392,6 +392,40 @@ def test_a_stored_model_with_other_weights_is_not_used(measured, tmp_path):
     assert run_cells(cells, tmp_path / "out", Bench(tmp_path / "models", CPU)).statuses == {"failed": len(cells)}
     (reason,) = read(tmp_path / "out", cells[0])["reason"]
     assert reason.startswith("models: expected the weights that were stored in ")
+
+
+def test_what_breaks_on_the_way_is_a_failure_and_no_refusal(measured, tmp_path, monkeypatch):
+    cells, _, bench = measured
+
+    def broken(problem):
+        raise ValueError("Input contains NaN.")
+        yield
+
+    def unwilling(problem):
+        raise NotApplicable("Expected more.")
+        yield
+
+    found = {}
+    for method in (broken, unwilling):
+        monkeypatch.setitem(cells_module.UNLEARNING, "finetune", method)
+        (cell,) = [cell for cell in cells if cell.method == "finetune"]
+        found[method.__name__] = dict(measure_slice([cell], bench))[cell.path]["status"]
+    assert found == {"broken": "failed", "unwilling": "not applicable"}
+
+
+def test_a_search_is_in_another_version_where_the_default_that_it_begins_with_is(monkeypatch):
+    plain, searched = (modules_of(Cell("quick", "cifar10", 0, "class", name)) for name in ("ssd", "ssd+tuned"))
+    assert provenance.method_code(*plain) != provenance.method_code(*searched)
+    assert {"trials.py", "course.py"} <= {path.name for module in searched for path in imported(file_of(module))}
+
+
+def test_a_cell_of_a_method_that_is_gone_stays(measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(results, tmp_path / "results")
+    gone = replace(cells[-1], method="gone")
+    record = {**read(results, cells[-1]), "cell": vars(gone)}
+    (tmp_path / "results" / gone.path).write_text(json.dumps(record))
+    assert run_cells(cells, tmp_path / "results", bench).found == len(cells)
 
 
 def test_an_installed_package_has_no_commit_of_the_repository_around_it(tmp_path, monkeypatch):

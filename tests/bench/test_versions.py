@@ -146,11 +146,11 @@ def test_one_column_of_the_study_shows_its_code_for_all_of_them(tmp_path):
 def test_code_that_differs_with_one_of_its_settings_was_not_shown_to_be_the_same(tmp_path):
     folders = [tmp_path / name for name in ("older", "newer")]
     for folder, code, number in zip(folders, ("7f", "8e"), (0.5, 0.6), strict=True):
-        searched = cell("ssd+tuned", 0, code="0a", method_code=code, number=number)
-        write(folder, cell("original", 0, code="0a"), cell("ssd", 0, code="0a", method_code=code), searched)
+        other = cell("alpha-0.5", 0, code="0a", method_code=code, number=number)
+        write(folder, cell("original", 0, code="0a"), cell("alpha-0.25", 0, code="0a", method_code=code), other)
     same, others = compared(*folders)
     assert same == []
-    assert "ssd+tuned" in others[0]
+    assert "alpha-0.5" in others[0]
 
 
 ODD = {"task": ["cifar10"], "method": 3, **{key: {"code": 1, "method_code": {}} for key in ("older", "newer")}}
@@ -170,3 +170,18 @@ def test_methods_of_one_seed_on_two_originals_are_refused(tmp_path):
         InvalidRequest, match=r"expected one original model of cifar10, class, seed 0 at quick, got .* 2"
     ):
         read_groups(results)
+
+
+def test_what_a_method_shows_says_nothing_about_a_search_of_its_settings(tmp_path):
+    older, newer = write(tmp_path / "older", *OLD), write(tmp_path / "newer", *NEW)
+    write_same(compared(older, newer)[0], tmp_path / SAME)
+    versions = read_versions(tmp_path, Problems())
+    searched = {**OLD[1], "cell": {**OLD[1]["cell"], "method": "ssd+tuned"}}
+    assert [versions.newest(one)["method_code"] for one in (OLD[1], searched)] == ["8e", "7f"]
+
+
+def test_cells_without_numbers_are_in_no_version(tmp_path):
+    refused = {**NEW[1], "cell": {**NEW[1]["cell"], "seed": 1}, "status": "not applicable", "reason": ["no"]}
+    refused["code"] = OLD[1]["code"]
+    (group,) = read_groups(write(tmp_path / "results", *OLD, refused))
+    assert sorted(group.cells["ssd"]) == [0, 1]

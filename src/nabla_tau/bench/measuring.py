@@ -32,7 +32,7 @@ from nabla_tau.bench.provenance import method_code, provenance
 from nabla_tau.bench.slices import ForgetSet, Setting
 from nabla_tau.bench.storing import Json
 from nabla_tau.bench.tasks import TASKS
-from nabla_tau.errors import InvalidRequest, UnlearningWarning, told
+from nabla_tau.errors import InvalidRequest, NotApplicable, UnlearningWarning, told
 from nabla_tau.facts import task_problems
 from nabla_tau.losses import name_of
 
@@ -81,6 +81,7 @@ def _measured(cell: Cell, request: ForgetSet, bench: Bench) -> Json:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnlearningWarning)  # they are in the record
             model, took = _reference(cell, request) if cell.method in REFERENCES else _unlearned(cell, request, bench)
+        request.retrained  # noqa: B018  (trained before the clock starts)
         seconds = clock(bench.device)
         started = seconds()
         audited, divergence = request.audited(model), request.divergence(model, cell.method)
@@ -124,10 +125,8 @@ def _unlearned(cell: Cell, request: ForgetSet, bench: Bench) -> tuple[nn.Module,
         started = seconds()
         try:
             model, done = request.unlearn(method, tuned)
-        except ValueError as error:
-            if type(error) is ValueError:  # what `unlearn` raises where a method cannot work on these sets
-                raise _Refused(*told(error)) from error
-            raise
+        except NotApplicable as error:
+            raise _Refused(*told(error)) from error
         took = seconds() - started
     steps = sum(part["settings"]["steps_done"] + part.get("tuning", {"steps": 0})["steps"] for part in done)
     return model, {"seconds": took, "steps": steps, "peak_bytes": peak[0], "unlearning": done}
@@ -138,15 +137,19 @@ def _method(cell: Cell) -> Callable[..., Any]:
     return known[TUNED.get(cell.method, cell.method)]
 
 
-def module_of(cell: Cell) -> str:
-    """Where the method of a cell is defined.
+def modules_of(cell: Cell) -> tuple[str, ...]:
+    """Where the method of a cell is defined; a search of settings begins with the default, which sets its floor.
+
+    Raises:
+        LookupError: if there is no such method.
 
     Example:
-        >>> module_of(Cell("quick", "cifar10", 0, "class", "scrub+tuned"))
-        'nabla_tau.methods.scrub'
+        >>> modules_of(Cell("quick", "cifar10", 0, "class", "scrub+tuned"))
+        ('nabla_tau.methods.scrub', 'nabla_tau.methods.nabla_tau')
     """
     method = _method(cell)
-    return str(getattr(method, "func", method).__module__)  # a method with fixed settings is a partial
+    own = str(getattr(method, "func", method).__module__)  # a method with fixed settings is a partial
+    return (own, UNLEARNING["nabla_tau"].__module__) if cell.method in TUNED else (own,)
 
 
 def _all_failed(cells: list[Cell], bench: Bench, error: Exception) -> Iterator[tuple[Path, Json]]:
@@ -166,7 +169,7 @@ def _record(cell: Cell, bench: Bench, status: str, **found: Any) -> Json:
         "status": status,
         "key": key_of(cell, bench),
         **provenance(),
-        "method_code": None if cell.method in REFERENCES else method_code(module_of(cell)),
+        "method_code": None if cell.method in REFERENCES else method_code(*modules_of(cell)),
         "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "CPU",
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -50,23 +50,24 @@ def measuring_code() -> str:
 
 
 @functools.cache
-def method_code(module: str) -> str | None:
+def method_code(*modules: str) -> str | None:
     """Digest of a method and of what carries it out: of all modules that these import, but for those that measure.
 
     So one method may change and be measured again, while the cells of all others stay as they are.
 
     Args:
-        module: where the method is defined; outside the package there is no digest.
+        *modules: where the method, and one that it is measured by, are defined; outside the package there is no digest.
 
     Example:
         >>> method_code("nabla_tau.methods.ssd") == method_code("nabla_tau.methods.scrub")
         False
     """
-    path = file_of(module)
-    if not path.is_file():
+    paths = [file_of(module) for module in modules]
+    if not all(path.is_file() for path in paths):
         return None
     carried_out = frozenset[Path]().union(*(imported(one, besides=_measuring() | _methods()) for one in UNLEARNING))
-    return code_digest((carried_out - _methods() | imported(path, besides=_measuring())) - _measuring())[:12]
+    own = frozenset[Path]().union(*(imported(path, besides=_measuring()) for path in paths))
+    return code_digest((carried_out - _methods() | own) - _measuring())[:12]
 
 
 @functools.cache
@@ -77,8 +78,8 @@ def training_code() -> str:
         >>> len(training_code())
         12
     """
-    modules = ("bench/networks", "bench/encoder", "bench/training", "losses")
-    return code_digest(PACKAGE / f"{name}.py" for name in modules)[:12]
+    parts = [f"bench/{name}" for name in ("data", "encoder", "layouts", "networks", "training")]
+    return code_digest(PACKAGE / f"{name}.py" for name in (*parts, "losses", "randomness"))[:12]
 
 
 def _git(*arguments: str) -> str | None:

@@ -160,9 +160,9 @@ def _whole(path: Path) -> Json:
 
 
 def _several_versions(records: Iterable[Json]) -> list[str]:
-    """Cells of one method in several versions would be averaged over."""
+    """Cells of one method in several versions would be averaged over; those without numbers are in no mean."""
     found: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    for record in records:
+    for record in (one for one in records if one["status"] == DONE):
         cell = record["cell"]
         found[cell["scale"], record["code"], cell["task"], cell["method"]].add(record.get("method_code") or "")
     return [

@@ -19,7 +19,7 @@ import torch
 
 from nabla_tau.bench.cells import REFERENCES, Bench, Cell, key_of
 from nabla_tau.bench.files import files_of, verified
-from nabla_tau.bench.measuring import measure_slice, module_of
+from nabla_tau.bench.measuring import measure_slice, modules_of
 from nabla_tau.bench.provenance import measuring_code, method_code
 from nabla_tau.bench.records import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json, write_json
@@ -119,18 +119,19 @@ def run_cells(
 
 
 def _other_versions(missing: list[Cell], known: Iterable[Json], versions: Versions) -> list[str]:
-    """Methods that would stand on a task in two versions, which no table takes."""
+    """Methods that would stand on a task in two versions by one measuring code, which no table takes."""
     wanted = {(cell.task, cell.method) for cell in missing}
     others = Counter(
         (record["cell"]["task"], record["cell"]["method"])
         for record in known
-        if record["status"] == "done" and not _is_current(record, versions, "method_code")
+        if record["status"] == "done" and (record["cell"]["task"], record["cell"]["method"]) in wanted
+        if _is_current(record, versions, "code") and not _is_current(record, versions, "method_code")
     )
     return [
         f"results: expected cells of {method} on {task} by the code that is here, got {others[task, method]} by "
         "another version, and a table takes one: choose another --output; where both give the same numbers, show it "
         "with nabla-tau bench same."
-        for task, method in sorted(wanted & set(others))
+        for task, method in sorted(others)
     ]
 
 
@@ -139,7 +140,7 @@ def _is_current(record: Json, versions: Versions, which: str) -> bool:
     cell = Cell(**record["cell"])
     here = {
         "code": measuring_code(),
-        "method_code": None if cell.method in REFERENCES else method_code(module_of(cell)),
+        "method_code": None if cell.method in REFERENCES else method_code(*modules_of(cell)),
     }
     return bool(versions.newest(record)[which] == versions.newest({**record, **here})[which])
 
@@ -195,21 +196,23 @@ def _measured(
 
 
 def _written(found: Iterable[tuple[Path, Json]], results: Path) -> Iterator[Json]:
+    versions = read_versions(results, Problems())  # what is wrong with them was told before
     for path, record in found:
         if "cell" in record:
-            _check_original(results / path, record)
+            _check_original(results / path, record, versions)
         write_json(results / path, record, indent=1 if "cell" in record else None)
         if "cell" in record:
             yield record
 
 
-def _check_original(path: Path, record: Json) -> None:
+def _check_original(path: Path, record: Json, versions: Versions) -> None:
     """Cells that were there before must be about the same original: other processors train other weights."""
     ours = original_of(record)
     if ours is None:
         return
     others = [read_cell(other) for other in path.parent.glob("*.json") if other.name != ROWS]
-    known = {original_of(one) for one in others if one is not None and one["code"] == record["code"]}
+    code = versions.newest(record)["code"]
+    known = {original_of(one) for one in others if one is not None and versions.newest(one)["code"] == code}
     if known - {None, ours}:
         raise InvalidRequest(
             [

@@ -47,7 +47,7 @@ def tables(groups: Sequence[Group]) -> str:
 def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 1) -> list[str]:
     """The gap to retrained alone: doing nothing, the best baseline, the published recipe, a method, and the floor.
 
-    All on the seeds of that method; others may have more.
+    All on the seeds of that method; how many, where another lacks some of them.
 
     Args:
         groups: of one scale and one version of the code.
@@ -64,7 +64,8 @@ def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 
             continue
         best = best_baseline(group, ours)
         names, seeds = (ORIGINAL, best, PUBLISHED, ours, FLOOR), group.gaps(ours)
-        cells = [_mean({seed: gap for seed, gap in group.gaps(name or "").items() if seed in seeds}) for name in names]
+        found = [{seed: gap for seed, gap in group.gaps(name or "").items() if seed in seeds} for name in names]
+        cells = [_mean(one) + (f", {len(one)} seeds" if 0 < len(one) < len(seeds) else "") for one in found]
         cells[1] += f" ({best})" if best else ""
         rows.append(_row([group.task, group.forget, str(len(group.gaps(ours))), *cells]))
     heads = ["task", "forget set", "seeds", "doing nothing", "best baseline", PUBLISHED, ours, "retrained"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nabla_tau.bench.alpha import STUDY
-from nabla_tau.bench.cells import DONE, NOT_APPLICABLE, REFERENCES, TUNED
+from nabla_tau.bench.cells import DONE, NOT_APPLICABLE, REFERENCES
 from nabla_tau.bench.records import ROWS, read_cell
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.errors import InvalidRequest, Problems
@@ -24,8 +24,8 @@ WORDS = ("sentence", "advice", "over_forgetting", "rule", "primary")
 MACHINE = ("versions", "device", "processor", "threads")
 """What both have to be measured on, as far as a cell tells."""
 
-CODE_OF = {**TUNED, **dict.fromkeys(STUDY, min(STUDY))}
-"""Method that is another's code with other settings -> that one; of the study's columns, the first."""
+CODE_OF = dict.fromkeys(STUDY, min(STUDY))
+"""Column of the study -> the first, whose code it is with another setting."""
 
 Successors = dict[str, str]
 """Digest of a version -> that of the newest one which gives the same numbers."""
@@ -48,7 +48,7 @@ class Versions:
 
         Example:
             >>> versions = Versions({"cifar10": {"0a": "2c", "1b": "2c"}}, {("cifar10", "ssd"): {"7f": "8e"}})
-            >>> cell = {"task": "cifar10", "method": "ssd+tuned"}
+            >>> cell = {"task": "cifar10", "method": "ssd"}
             >>> found = versions.newest({"cell": cell, "code": "0a", "method_code": "7f"})
             >>> found["code"], found["method_code"]
             ('2c', '8e')

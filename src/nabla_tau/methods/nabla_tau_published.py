@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
+from nabla_tau.errors import NotApplicable
 from nabla_tau.facts import RETAIN, VALIDATION, Facts, described
 from nabla_tau.objective import PassMeans, descend
 from nabla_tau.problem import Epoch, Problem
@@ -68,7 +69,7 @@ def nabla_tau_published(problem: Problem) -> Iterator[Epoch]:
     forget_batches, retain_batches = problem.forget.batches, problem.retain.batches
     epochs = int(RETAIN_PASSES * retain_batches / (2 * forget_batches))
     if forget_batches > retain_batches or epochs == 0:
-        raise ValueError(
+        raise NotApplicable(
             f"Expected no more forget than retain batches, got {forget_batches} and {retain_batches}: the published "
             "recipe has no answer there; method=methods.nabla_tau has."
         )
