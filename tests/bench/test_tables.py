@@ -125,6 +125,12 @@ def test_the_first_table_stands_on_the_seeds_of_the_method(records):
     assert glance_table(grouped(records)) == glance_table(grouped([*records, *more]))
 
 
+def test_the_first_table_says_where_a_column_has_fewer_seeds(records):
+    fewer = [one for one in records if (one["cell"]["method"], one["cell"]["seed"]) != ("original", 2)]
+    assert any(", 2 seeds |" in line for line in glance_table(grouped(fewer)))
+    assert not any("seeds |" in line for line in glance_table(grouped(records))[3:])
+
+
 def test_other_code_and_other_scales_come_apart(records):
     other = copy.deepcopy(records)
     for one in other:

@@ -207,6 +207,15 @@ def test_dicts_and_tokens_are_served(name):
     assert all(value.isfinite().all() for value in result.model.state_dict().values())
 
 
+@pytest.mark.parametrize("name", ["amnesiac", "random_label", "salun"])
+def test_a_first_batch_without_labels_tells_the_classes_too(name):
+    unlabelled = {**tagged(9), "labels": torch.full((9, 4), -100)}
+    unlabelled["labels"][1:] = 1
+    sets = {"forget": tagged(7), "retain": tagged(23), "validation": unlabelled, "batch_size": 1, "device": "cpu"}
+    method = partial(ready(name, PLAIN), epochs=1)
+    assert unlearn(Tagger(), **sets, method=method, loss=losses.token_classification).settings["steps_done"]
+
+
 def test_a_method_may_be_any_callable():
     class Patient:
         facts = facts_of(methods.finetune)

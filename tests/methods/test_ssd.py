@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from nabla_tau import losses, methods
 from nabla_tau.fisher import PerSampleSquares, fisher
+from nabla_tau.problem import NonFiniteLoss
 from nabla_tau.unlearning import Request
 from tests.methods.cases import case, ordered, unlearned
 
@@ -106,3 +107,20 @@ def test_an_unused_parameter_matters_to_nobody():
     found = PerSampleSquares(model, losses.classification)(batch)
     squares = dict(zip(dict(model.named_parameters()), found, strict=True))
     assert squares["unused.weight"].abs().sum() == 0 < squares["head.weight"].abs().sum()
+
+
+def test_a_gradient_that_is_not_finite_is_told():
+    """The loss of a row may be finite where its gradient is not."""
+
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, inputs):
+            return self.layer(inputs) * (self.layer.weight[0] * 0).abs().sqrt().sum()
+
+    x, y = torch.randn(12, 3), torch.arange(12) % 2
+    sets = (x[:4], y[:4]), (x[4:8], y[4:8]), (x[8:], y[8:])
+    with pytest.raises(NonFiniteLoss, match="got nan for the squared gradients of a set"):
+        Request(Root(), *sets, methods.ssd, losses.classification, device="cpu").run()
