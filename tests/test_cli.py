@@ -181,6 +181,9 @@ def test_the_traceback_is_there_where_asked(monkeypatch):
     ("content", "words"),
     [(b"", "an empty file"), (b"user_id;a\n1;2\n", "separate columns by commas"), (b"\xff\xfe", "UTF-8"),
      (b"uid\n1\n", "got 'uid': name one of the first line with --id-column"),
+     (b"user_id,user_id\n1,2\n", "expected one column"), (b'user_id,why\n1,"asked\n2,mail\n', "unexpected end of data"),
+     (b'user_id,why\n1,"asked\n2,mail"\n', "got 1 others (lines 3)"),
+     (b"why,user_id\ny\nz,\n", "got 2 others (lines 2, 3)"), (b"user_id\n1,2\n", "got 1 others (lines 2)"),
      (b"user_id\n\n", "got none"), (b"user_id\n" + b"9" * 200_000, "field limit")],
 )  # fmt: skip
 def test_a_list_of_ids_that_cannot_be_read(tmp_path, content, words):

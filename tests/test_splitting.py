@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from nabla_tau import InvalidRequest, split
 from nabla_tau.sets import open_set
@@ -163,6 +163,42 @@ def test_unknown_ids_are_refused_or_skipped_and_said():
 def test_a_column_of_another_name_is_suggested():
     with pytest.raises(InvalidRequest, match="write 'user_id'"):
         split(USERS, ids=["user-3"], id_column="userid")
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_a_row_without_an_id_is_nobodys(missing):
+    rows = [{"x": torch.zeros(1), "user": missing if row % 2 else f"user-{row}"} for row in range(6)]
+    found = split(rows, ids=["user-2", "None", "nan"], id_column="user", skip_unknown=True)
+    assert found.forget.indices == [2]
+    with pytest.raises(InvalidRequest, match="expected ids, got 1 that are None or NaN"):
+        split(rows, ids=["user-2", missing], id_column="user")
+
+
+def test_ids_that_became_decimals_are_told():
+    rows = [{"x": torch.zeros(1), "user": value} for value in (17.0, 18.0, float("nan"))]
+    with pytest.raises(InvalidRequest, match=r"holds decimals, as 17\.0 for 17: make them whole numbers"):
+        split(rows, ids=[17], id_column="user")
+
+
+def test_a_table_is_no_list_of_ids():
+    class Table(dict):
+        columns = ("user",)
+
+    with pytest.raises(InvalidRequest, match="got a table: pass its column of ids"):
+        split([{"user": 1}, {"user": 2}], ids=Table(), id_column="user")
+
+
+class Renamed(Subset):
+    def __getitem__(self, row):
+        return {"x": self.dataset[self.indices[row]]["x"], "user": f"of-{row}"}
+
+    def __getitems__(self, rows):
+        return [self[row] for row in rows]
+
+
+def test_ids_that_a_subset_of_the_users_own_gives_are_its_own():
+    inner = [{"x": torch.zeros(1), "user": f"of-{5 - row}"} for row in range(6)]
+    assert split(Renamed(inner, [0, 1, 2]), ids=["of-0"], id_column="user").forget.indices == [0]
 
 
 def test_ids_may_be_tensors():

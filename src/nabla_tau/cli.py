@@ -180,6 +180,8 @@ def unlearn(
         problems, arguments = Problems(), {}
         with problems.gathered("--output", "a folder that can be written to", "name another."):
             require_output(output, checkpoint, plan)
+        if output is not None and checkpoint is not None and output.resolve() == checkpoint.resolve():
+            problems.append(f"--checkpoint: expected another folder than --output, got {checkpoint}: name another.")
         sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
         options: dict[str, Any] = {"seed": seed, **sizes, "device": device, "in_place": in_place or None}
         options.update(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
@@ -264,6 +266,8 @@ def audit(
         ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
         with problems.gathered("--output", "a folder that can be written to", "name another."):
             require_no_report(folder)
+        if salt is not None and forget is not None and salt.resolve() == forget.resolve():
+            problems.append(f"--salt: expected a secret, got the list of ids, {salt}: name another file.")
         with problems.gathered("--request", "NAME=VALUE", "mend it."):
             fields = read_fields(request or [])
         with problems.gathered("target", f"a dict from {target}", "mend it."):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nabla_tau.errors import InvalidRequest, Problems
+from nabla_tau.errors import InvalidRequest, Problems, some
 from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
 from nabla_tau.splitting import UNSEARCHED, split, without_ids
@@ -152,10 +152,11 @@ def find_function(target: str) -> Callable[[], Any]:
 
 
 def read_ids(path: Path, column: str) -> list[str]:
-    r"""The ids in a CSV file with a header, in its order, without blanks around them and without empty ones.
+    r"""The ids in a CSV file with a header, in its order, without blanks around them; empty lines are left out.
 
     Raises:
-        InvalidRequest: if the file or the column is missing, or there is no id.
+        InvalidRequest: if the file or the column is missing, a line has no id or other cells than the first line names,
+            or there is no id.
 
     Example:
         >>> import tempfile
@@ -167,20 +168,30 @@ def read_ids(path: Path, column: str) -> list[str]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
-            if column not in reader.fieldnames:
-                found = ", ".join(map(repr, reader.fieldnames)) or "an empty file"
-                advice = "name one of the first line with --id-column; the first line has the names, not an id"
-                if len(reader.fieldnames) == 1 and set(reader.fieldnames[0]) & set(";\t|"):
-                    advice = "separate columns by commas"
-                raise InvalidRequest([f"--forget: expected a column {column!r} in {path}, got {found}: {advice}."])
-            ids = [value.strip() for row in reader if (value := row[column]) and value.strip()]
+            reader = csv.reader(file, strict=True)
+            names = [name.strip() for name in next(reader, [])]
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidRequest([f"--forget: expected {path} to be a CSV file in UTF-8, got {error}."]) from error
-    if not ids:
+    if names.count(column) != 1:
+        found = ", ".join(map(repr, names)) or "an empty file"
+        advice = "name one of the first line with --id-column; the first line has the names, not an id"
+        if len(names) == 1 and set(names[0]) & set(";\t|"):
+            advice = "separate columns by commas"
+        raise InvalidRequest([f"--forget: expected one column {column!r} in {path}, got {found}: {advice}."])
+    place = names.index(column)
+    lines = [(number, cells) for number, cells in lines if any(cells)]
+    odd = [n for n, cells in lines if len(cells) != len(names) or not cells[place] or any("\n" in one for one in cells)]
+    if odd:
+        raise InvalidRequest(
+            [
+                f"--forget: expected lines with an id and as many cells as the first line of {path} names, got "
+                f"{len(odd)} others (lines {some(odd)}): nobody is left out for a missing comma or quote; mend them."
+            ]
+        )
+    if not lines:
         raise InvalidRequest([f"--forget: expected ids in column {column!r} of {path}, got none."])
-    return ids
+    return [cells[place] for _, cells in lines]
 
 
 def find_method(name: str, argument: str = "--method") -> Any:

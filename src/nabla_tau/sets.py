@@ -478,6 +478,17 @@ def _sampled_sizes(loader: DataLoader[Any], batches: int) -> list[int]:
     return sizes
 
 
+def changes_no_row(data: Subset[Any]) -> bool:
+    """Whether its rows are those of the dataset below: a subclass, as for a transform, may change what a row is.
+
+    Example:
+        >>> changes_no_row(Subset(range(3), [1])), changes_no_row(Rows(range(3), [1]))
+        (True, True)
+    """
+    kind = type(data)
+    return kind.__getitem__ is Subset.__getitem__ and kind.__getitems__ is Subset.__getitems__
+
+
 def loader_rows(loader: DataLoader[Any]) -> np.ndarray[Any, Any] | None:
     """Positions in the loader's dataset that one pass reads, sorted; None if a sampler of the user decides.
 
@@ -522,7 +533,7 @@ def _positions(indices: Any, size: int) -> np.ndarray[Any, Any]:
 
 def _fetcher(data: Any) -> tuple[Fetch, int]:
     """How rows of a set are read by position, and how many there are."""
-    if isinstance(data, Subset) and _is_plain(data):
+    if isinstance(data, Subset) and changes_no_row(data):
         fetch, size = _fetcher(data.dataset)
         indices = torch.as_tensor(_positions(data.indices, size))
         return lambda positions: fetch(indices[positions]), len(indices)
@@ -538,12 +549,6 @@ def _fetcher(data: Any) -> tuple[Fetch, int]:
     if hasattr(data, "__getitems__") and getattr(type(data), "__getitems__", None) is not Subset.__getitems__:
         return lambda positions: default_collate(data.__getitems__(positions.tolist())), len(data)
     return lambda positions: default_collate([data[row] for row in positions.tolist()]), len(data)
-
-
-def _is_plain(data: Subset[Any]) -> bool:
-    """Whether its rows are those of the dataset below: a subclass, as for a transform, may change what a row is."""
-    kind = type(data)
-    return kind.__getitem__ is Subset.__getitem__ and kind.__getitems__ is Subset.__getitems__
 
 
 def _gather(column: Any, positions: Tensor) -> Any:

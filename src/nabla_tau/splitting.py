@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from nabla_tau.batches import TARGET_KEYS
 from nabla_tau.errors import InvalidRequest, Problems, some, whole_number
-from nabla_tau.sets import Columns, Rows, as_dataset
+from nabla_tau.sets import Columns, Rows, as_dataset, changes_no_row
 
 UNSEARCHED = "rows with an id that is to be forgotten were not looked for, leave them out yourself"
 
@@ -79,8 +79,9 @@ def split(
         >>> len(split(range(10), fraction=0.3).forget)
         3
     """
+    ids, of_ids = _listed(ids)
     selectors = {"forget": forget, "classes": classes, "ids": ids, "fraction": fraction}
-    problems = Problems(whole_number("seed", seed, 0, 2**32))
+    problems = Problems([*whole_number("seed", seed, 0, 2**32), *of_ids])
     given = [name for name, value in selectors.items() if value is not None]
     if len(given) != 1:
         problems.append(f"split: expected exactly one of {', '.join(selectors)}, got {', '.join(given) or 'none'}.")
@@ -184,7 +185,7 @@ def read_column(data: Any, name: str) -> list[Any]:
         >>> read_column([{"user_id": "user-17"}, {"user_id": "user-40"}], "user_id")
         ['user-17', 'user-40']
     """
-    if isinstance(data, Subset):
+    if isinstance(data, Subset) and changes_no_row(data):
         whole = read_column(data.dataset, name)
         return [whole[row] for row in data.indices]
     columns: list[str] = []
@@ -324,18 +325,43 @@ def _of_ids(
     column: list[Any], ids: Iterable[Any], id_column: str, *, skip_unknown: bool
 ) -> tuple[np.ndarray[Any, Any], list[str]]:
     """Rows whose id is asked for, and the ids that occur in none."""
-    wanted, there = {str(_plain(value)) for value in ids}, [str(value) for value in column]
+    wanted = {str(_plain(value)) for value in ids}
+    there = [None if _is_missing(value) else str(value) for value in column]  # a row without an id is nobody's
+    decimals = " (the column holds decimals, as 17.0 for 17: make them whole numbers)" * _are_decimals(column)
     unknown = sorted(wanted - set(there))
     if unknown and not skip_unknown:
         raise InvalidRequest(
             [
                 f"ids: expected ids that occur in column {id_column!r}, got {len(unknown)} of {len(wanted)} that do "
-                f"not ({some([repr(value) for value in unknown])}): check the list, or whether these rows were in the "
-                "training data at all; skip_unknown=True leaves them out, --skip-unknown on the command line."
+                f"not ({some([repr(value) for value in unknown])}){decimals}: check the list, or whether these rows "
+                "were in the training data at all; skip_unknown=True (--skip-unknown) leaves them out."
             ],
             {"unknown_ids": unknown},
         )
     return np.array([value in wanted for value in there], dtype=bool), unknown
+
+
+def _listed(ids: Any) -> tuple[Any, list[str]]:
+    """Ids as a list, if they are several, and what is wrong with them."""
+    if hasattr(ids, "columns"):
+        return [], ["ids: expected a list, got a table: pass its column of ids."]
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        return ids, []
+    listed = list(ids)
+    missing = sum(map(_is_missing, listed))
+    told = f"ids: expected ids, got {missing} that are None or NaN: leave out the lines of your list that have none."
+    return listed, [told] if missing else []
+
+
+def _is_missing(value: Any) -> bool:
+    """None, NaN or pandas' NA: no id, whatever it is compared with."""
+    plain = _plain(value)
+    return plain is None or type(plain).__name__ in ("NAType", "NaTType") or plain != plain
+
+
+def _are_decimals(column: list[Any]) -> bool:
+    """Whole numbers among which there was a gap, as pandas keeps them."""
+    return any(isinstance(value, float) and not _is_missing(value) for value in column)
 
 
 def _random_share(size: int, fraction: float, seed: int) -> np.ndarray[Any, Any]:

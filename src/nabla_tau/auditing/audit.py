@@ -157,14 +157,15 @@ class _Audit:
         task = task_of(loss)
         measured = [measure_model(name, one, matched, task, seed=self.seed) for name, one in scores.items()]
         controls = self.controls(scores, matched)
-        ours = next(row for row in measured if row["name"] == "unlearned")
+        by_name = {row["name"]: row for row in measured}
+        ours = by_name["unlearned"]
         fingerprints = {name: fingerprint(model) for name, model in self.models.items()}
         for row in measured:
             row["fingerprint"] = fingerprints[row["name"]]
         data = {
             "format": 1,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "verdict": decide(ours, controls, sizes),
+            "verdict": decide(ours, controls, sizes, by_name.get("original")),
             "models": measured,
             "pair": _pair(scores, matched),
             "controls": controls,
@@ -314,6 +315,13 @@ class _Audit:
             warnings.append(
                 "original: its weights are not those that unlearn() was given; what is said about it may be wrong."
             )
+        warnings += [
+            f"{name.replace('_', ' ')}: it has the weights of the {other}, so it is no reference: give a model that "
+            "was trained without the forget set."
+            for name, digest in fingerprints.items()
+            for other in ("original", "unlearned")
+            if name not in ("original", "unlearned") and digest == fingerprints.get(other)
+        ]
         given = settings.get("samples", {})
         warnings += [
             f"{name}: {self.sources[name].size:,} rows, unlearn() was given {given[name]:,}; is this the request that "

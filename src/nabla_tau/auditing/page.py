@@ -41,7 +41,7 @@ VERDICTS = {
     "distinguishable": ("warn", "✗ distinguishable by shape"),
     "not_answerable": ("plain", "? not answerable"),
     "unreliable": ("plain", "? unreliable"),
-    "nothing_memorised": ("plain", "? nothing was memorised"),
+    "nothing_memorised": ("plain", "? no memory seen to begin with"),
 }
 """Colour and short name of a verdict by its kind; another kind has no colour and its own name."""
 

@@ -36,6 +36,12 @@ ADVICE = {
 }
 """What to do next, by kind of verdict."""
 
+FEW_IDS = (
+    "Give unseen samples of these very ids alone, with matched=True ('matched': True in the dict of a command), or "
+    "retrained models to compare with."
+)
+"""The same, where the forget set is the data of a few."""
+
 KINDS = (
     "not_answerable",
     "unreliable",
@@ -48,7 +54,12 @@ KINDS = (
 """Every kind of verdict, in the order in which they are decided."""
 
 
-def decide(measured: dict[str, Any], controls: dict[str, Any], samples: tuple[int, int]) -> dict[str, Any]:
+def decide(
+    measured: dict[str, Any],
+    controls: dict[str, Any],
+    samples: tuple[int, int],
+    original: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """The verdict on the unlearned model.
 
     The controls come first: a question that these sets cannot answer gets no answer. Then the primary attack at level
@@ -62,6 +73,7 @@ def decide(measured: dict[str, Any], controls: dict[str, Any], samples: tuple[in
         controls: `test_vs_test`, `original` and `blind`, each with `alarm`; None where it could not be run. `group`, if
             the forget samples belong to a few ids and no unseen samples of theirs were given.
         samples: forget and test samples.
+        original: the original model's measures, which the sentence tells more of than its primary attack.
 
     Returns:
         kind, one of `KINDS`; the sentence; another on over-forgetting; the primary attack, its margin, and samples.
@@ -83,8 +95,9 @@ def decide(measured: dict[str, Any], controls: dict[str, Any], samples: tuple[in
     kind = _kind(primary, alarms, measured, controls)
     return {
         "kind": kind,
-        "sentence": _sentence(kind, primary, alarms, measured, controls, samples),
-        "advice": ADVICE[kind],
+        "sentence": _sentence(kind, primary, alarms, measured, controls, samples)
+        + (_found_on(original) if kind == "nothing_memorised" and original is not None else ""),
+        "advice": FEW_IDS if kind == "not_answerable" and controls.get("group") is not None else ADVICE[kind],
         "over_forgetting": _over_forgetting(measured["over_forgetting"]),
         "rule": RULE,
         "primary": f"AUC of the {primary['score']}, forget against test, level {LEVEL}",
@@ -149,6 +162,14 @@ def _sentence(
         ),
     }
     return sentences[kind]
+
+
+def _found_on(original: dict[str, Any]) -> str:
+    """What the others than the primary attack find on the original model."""
+    if not (alarms := _family_alarms(original)):
+        return ""
+    named = ", ".join(SHOWN.get(name, name.replace("_", " ")) for name in alarms)
+    return f" By {named} the original does tell the forget set, and this model does not."
 
 
 def _unanswered(group: dict[str, Any] | None, samples: tuple[int, int]) -> str:
