@@ -494,6 +494,14 @@ def test_as_many_rows_of_the_retain_set_are_measured_as_of_unseen_data(task):
     assert rows[:11] == [4] * 10 + [40]
 
 
+def test_probabilities_in_place_of_logits_are_told(task):
+    original, forget, retain, validation = task
+    sets = {"forget": forget, "retain": retain, "validation": validation}
+    assert not any(text.startswith("model: its outputs") for text in warned(original, **sets))
+    (told,) = (text for text in warned(nn.Sequential(original, nn.Softmax(1)), **sets) if text.startswith("model: its"))
+    assert "leave the sigmoid or softmax at its end out" in told
+
+
 def test_a_batch_size_that_loaders_do_not_heed_is_told(task):
     original, _, retain, validation = task
 

@@ -331,6 +331,33 @@ def output_size(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
     return int(logits.shape[-1])
 
 
+def probability_doubts(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> list[str]:
+    """Whether outputs look like probabilities where the loss reads logits: then it would be another loss.
+
+    Example:
+        >>> batch = 3 * torch.randn(64, 3), torch.zeros(64, dtype=torch.long)
+        >>> probability_doubts(nn.Identity(), LOSSES["classification"], batch)
+        []
+        >>> probability_doubts(nn.Softmax(1), LOSSES["classification"], batch)
+        ['model: its outputs lie between 0 and 1 as probabilities do, and classification reads logits: ...']
+    """
+    if loss not in (LOSSES["classification"], LOSSES["binary"], LOSSES["multi_label"]):
+        return []
+    logits = first_logits(model, batch).detach().float()
+    within = bool(((logits >= 0) & (logits <= 1)).all()) and len(logits) >= FEW
+    if loss is LOSSES["classification"]:
+        sums = logits.sum(1)
+        within = within and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
+    else:
+        within = within and float(logits.max() - logits.min()) > 0.5  # a trained model is sure of some
+    if not within:
+        return []
+    return [
+        f"model: its outputs lie between 0 and 1 as probabilities do, and {name_of(loss)} reads logits: leave the "
+        "sigmoid or softmax at its end out, or pass a loss of your own that reads probabilities."
+    ]
+
+
 def survey_sets(
     sets: Sets, sources: dict[str, Source], model: nn.Module, loss: PerSampleLoss, outputs: int
 ) -> Findings:

@@ -463,8 +463,9 @@ class Request:
             findings = checks.survey_sets(sets, sources, model, loss, outputs)
             problems = findings.problems or checks.batch_problems(model, loss, batches)
             problems = problems or checks.gradient_problems(model, loss, batches["forget"])
-        if problems:
-            raise InvalidRequest(problems)
+            if problems:
+                raise InvalidRequest(problems)
+            findings.warnings.extend(checks.probability_doubts(model, loss, batches["validation"]))
         return loss, findings
 
     def choose_loss(self, model: nn.Module, batches: list[Batch]) -> PerSampleLoss:

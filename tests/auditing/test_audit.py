@@ -388,6 +388,12 @@ def test_every_model_that_fails_later_is_named(retrained):
         audited(retrained[0], retrained=[nn.Linear(7, 3)])
 
 
+def test_a_reference_that_is_none_is_told(original, retrained):
+    warnings = audited(retrained[0], original=original, retrained=[original, retrained[1]]).data["warnings"]
+    (told,) = (text for text in warnings if "it is no reference" in text)
+    assert told.startswith("retrained 1: it has the weights of the original")
+
+
 def test_the_rows_of_a_few_are_not_compared_with_others(original):
     names = [f"person-{row // 50}" for row in range(len(TRAIN[1]))]
     columns = {"input": TRAIN[0], "labels": TRAIN[1], "person": names}
@@ -399,6 +405,7 @@ def test_the_rows_of_a_few_are_not_compared_with_others(original):
     found = audited(original, forget=parts.forget, retain=parts.retain, test=others)
     assert found.verdict["kind"] == "not_answerable"
     assert "belong to 2 ids alone" in found.verdict["sentence"]
+    assert "with matched=True" in found.verdict["advice"]
     found = audited(original, forget=parts.forget, retain=parts.retain, test=test, matched=True)
     assert found.verdict["kind"] == "residual"
     mixed = {**test, "person": ["person-1", *test["person"][1:-2], "person-7", "person-8"]}
