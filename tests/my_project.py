@@ -37,6 +37,12 @@ def audited():
     return {**sets(), "test": clusters(100, 3), "retrained": [network()]}
 
 
+def matched():
+    given, unseen = with_train(), clusters(100, 3)
+    test = {"x": unseen[0], "labels": unseen[1], "user_id": torch.arange(100) // 2}
+    return {**given, "test": test, "matched": True}
+
+
 def incomplete():
     return {"model": network(), "forgotten": TRAIN}
 

@@ -400,6 +400,28 @@ def test_padding_does_not_hide_a_copy():
     assert any("(retain rows 1; forget rows 3)" in text for text in warned(Bag(), **sets))
 
 
+def test_tokens_that_the_embedding_does_not_hold_are_named():
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(50, 2)
+
+        def get_input_embeddings(self):
+            return self.embedding
+
+        def forward(self, input_ids):
+            return self.embedding(input_ids).sum(1)
+
+    def rows(count):
+        return {"input_ids": torch.randint(50, (count, 3)), "labels": torch.arange(count) % 2}
+
+    sets = {"forget": rows(8), "retain": rows(40), "validation": rows(30)}
+    sets["retain"]["input_ids"][33, 1] = 50  # beyond the first batch
+    (found,) = problems(Bag(), **sets, batch_size=16)
+    assert found.startswith("retain: expected token ids in [0, 50), which the model's embedding holds, got others in 1")
+    assert "(rows 33)" in found
+
+
 def test_what_stands_beside_a_text_is_content_too():
     class Captioned(nn.Module):
         def forward(self, input_ids, attention_mask, pixel_values, token_type_ids):

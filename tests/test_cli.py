@@ -16,6 +16,7 @@ from nabla_tau import Report, checkpoint, checks, console, load, salt, storage, 
 from nabla_tau.cli import app
 from nabla_tau.console import INTERRUPTED, REFUSED, WITH_RESERVATIONS
 from nabla_tau.problem import Problem
+from nabla_tau.project import read_project
 from nabla_tau.storage import Unlearned
 from nabla_tau.unlearning import Request
 from tests import my_project
@@ -386,6 +387,13 @@ def test_an_audit_needs_a_test_set(tmp_path):
     result = run("audit", tmp_path, f"{PROJECT}:sets")
     assert result.exit_code == REFUSED
     assert "'test'" in result.stderr
+
+
+def test_of_a_matched_test_set_the_rows_of_the_list_are_kept(tmp_path):
+    (tmp_path / "ids.csv").write_text("user_id\n3\n7\n")
+    given = read_project(f"{PROJECT}:matched", ids_file=tmp_path / "ids.csv", id_column="user_id", command="audit")
+    assert given["test"].indices == [6, 7, 14, 15]
+    assert "96 rows of other ids were left out" in given["test"].remark
 
 
 def test_all_that_is_wrong_with_an_audit_is_said_at_once(tmp_path):

@@ -21,7 +21,7 @@ from nabla_tau.losses import LOSSES, PerSampleLoss, TokenLoss, name_of, not_one_
 from nabla_tau.sets import RowNumbers, Source, base_rows, chosen_rows, is_stream, open_set
 from nabla_tau.shards import is_shard
 from nabla_tau.splitting import read_column
-from nabla_tau.survey import Digest, Survey, survey
+from nabla_tau.survey import Digest, Survey, survey, vocabulary
 from nabla_tau.tasks import first_logits, misfit, unfit
 
 Sets = dict[str, Any]
@@ -428,6 +428,7 @@ def survey_sets(
     problems += [
         *_structure_problems(surveys),
         *_target_problems(surveys, numbers, outputs),
+        *_token_problems(surveys, numbers, model),
         *_unread(surveys, sources),
     ]
     warnings = [
@@ -555,6 +556,16 @@ def _target_problems(surveys: dict[str, Survey], numbers: dict[str, Any], output
         f"(rows {some(_numbered(found.bad_targets, numbers[name]))}): correct them, or give the model the outputs."
         for name, found in surveys.items()
         if found.bad_targets
+    ]
+
+
+def _token_problems(surveys: dict[str, Survey], numbers: dict[str, Any], model: nn.Module) -> list[str]:
+    return [
+        f"{name}: expected token ids in [0, {vocabulary(model)}), which the model's embedding holds, got others in "
+        f"{len(found.unknown_tokens)} rows (rows {some(_numbered(found.unknown_tokens, numbers[name]))}): encode them "
+        "with the model's own tokenizer, or make the embedding larger with resize_token_embeddings."
+        for name, found in surveys.items()
+        if found.unknown_tokens
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from nabla_tau.errors import InvalidRequest, Problems, some
 from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
-from nabla_tau.splitting import UNSEARCHED, split, without_ids
+from nabla_tau.splitting import UNSEARCHED, split, with_ids, without_ids
 
 AUDITED, TUNED = ("test", "retrained", "matched"), ("own_validation",)
 RESOURCES = ("micro_batch_size", "in_place", "shard", "gradient_checkpointing")
@@ -72,6 +72,8 @@ def read_project(
         with problems.gathered("train", "a set that can be split by ids", "give a map-style dataset or a dict."):
             parts = split(arguments.pop("train"), ids=ids, id_column=id_column, skip_unknown=skip_unknown)
             arguments.update(forget=parts.forget, retain=parts.retain)
+            if "test" in arguments and arguments.get("matched"):
+                arguments["test"] = with_ids(arguments["test"], ids, id_column or "")
             for name in ("validation", "test"):
                 if name in arguments and not (name == "test" and arguments.get("matched")):
                     found = without_ids(arguments[name], ids, id_column or "")

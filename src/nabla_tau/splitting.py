@@ -143,6 +143,32 @@ def _split(
     )
 
 
+def with_ids(data: Any, ids: Iterable[Any], id_column: str) -> Any:
+    """The rows of these ids alone, in a set that has the column; the set itself where all are, or it has no column.
+
+    Args:
+        data: any set.
+        ids: as in `split`.
+        id_column: the column that holds the ids.
+
+    Example:
+        >>> test = {"x": torch.zeros(3), "user_id": np.array(["user-1", "user-2", "user-2"])}
+        >>> kept = with_ids(test, ["user-2"], "user_id")
+        >>> kept.indices, kept.remark
+        ([1, 2], '1 rows of other ids were left out: matched samples are of the forgotten ids alone.')
+    """
+    try:
+        whole = as_dataset(data)
+        column = read_column(whole, id_column)
+    except (ValueError, TypeError):
+        return data
+    mask, _ = _of_ids(column, ids, id_column, skip_unknown=True)
+    if mask.all() or not mask.any():
+        return data
+    remark = f"{(~mask).sum()} rows of other ids were left out: matched samples are of the forgotten ids alone."
+    return _rows(whole, np.flatnonzero(mask), column, id_column, remark=remark)
+
+
 def without_ids(data: Any, ids: Iterable[Any], id_column: str) -> Any:
     """A set without the rows of these ids, which says how many were left out; the set itself where there are none.
 

@@ -42,6 +42,7 @@ class Survey:
         unlabelled: positions without a labelled token.
         not_finite: positions with NaN or infinity among their inputs.
         padded: positions with labels on padding.
+        unknown_tokens: positions with tokens that the model's embedding does not hold.
         labels: that its rows carry.
         sequence: SHA-256 over inputs and targets in the order read.
     """
@@ -53,6 +54,7 @@ class Survey:
     unlabelled: list[int] = field(default_factory=list)
     not_finite: list[int] = field(default_factory=list)
     padded: list[int] = field(default_factory=list)
+    unknown_tokens: list[int] = field(default_factory=list)
     labels: set[int] = field(default_factory=set)
     sequence: Any = field(default_factory=hashlib.sha256)
 
@@ -107,6 +109,7 @@ def _look_at(
     allowed = allowed_targets(loss, batch, outputs)
     found.bad_targets.extend(found.size + row for row in _places(~allowed))
     found.not_finite.extend(found.size + row for row in _places(_not_finite(inputs_of(model, batch), size)))
+    found.unknown_tokens.extend(found.size + row for row in _places(_unknown_tokens(model, batch)))
     if allowed.all():
         found.labels |= labels_in(loss, batch)
     if isinstance(loss, TokenLoss):
@@ -193,6 +196,24 @@ def _labels_on_padding(loss: TokenLoss, batch: Batch) -> Tensor:
     if not isinstance(mask, Tensor) or mask.shape != labels.shape:
         return torch.zeros(len(labels), dtype=torch.bool)
     return (mask.eq(0) & labels.ne(IGNORED)).any(1).cpu()
+
+
+def vocabulary(model: nn.Module) -> int | None:
+    """How many tokens the embedding of a model of Transformers holds; None of any other model.
+
+    Example:
+        >>> vocabulary(nn.Linear(2, 2)) is None
+        True
+    """
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
+
+
+def _unknown_tokens(model: nn.Module, batch: Batch) -> Tensor:
+    tokens, known = batch.get("input_ids") if isinstance(batch, Mapping) else None, vocabulary(model)
+    if known is None or not isinstance(tokens, Tensor) or tokens.is_floating_point():
+        return torch.zeros(rows_in(batch), dtype=torch.bool)
+    return ((tokens < 0) | (tokens >= known)).reshape(len(tokens), -1).any(1).cpu()
 
 
 def _not_finite(inputs: Any, size: int) -> Tensor:

@@ -388,6 +388,12 @@ def test_every_model_that_fails_later_is_named(retrained):
         audited(retrained[0], retrained=[nn.Linear(7, 3)])
 
 
+def test_another_loss_than_that_of_the_run_is_told(original):
+    result = Unlearned(original, [], {"loss": "binary"}, reached_target=True)
+    warnings = audited(result, loss=losses.classification).data["warnings"]
+    assert any(text.startswith("loss: classification, and unlearn() was given binary") for text in warnings)
+
+
 def test_a_reference_that_is_none_is_told(original, retrained):
     warnings = audited(retrained[0], original=original, retrained=[original, retrained[1]]).data["warnings"]
     (told,) = (text for text in warnings if "it is no reference" in text)

@@ -182,7 +182,7 @@ class _Audit:
                 )
                 for name, source in self.sources.items()
             },
-            "warnings": findings.warnings + compared + self.doubts(fingerprints),
+            "warnings": findings.warnings + compared + self.doubts(fingerprints, loss),
             "command": None,
             **self.procedure(loss, time.perf_counter() - started),
         }
@@ -305,7 +305,7 @@ class _Audit:
         ids = len({str(one) for one in rows.ids})
         return {"ids": ids, "alarm": True} if ids < min(FEWEST_IDS, len(rows.ids)) else None
 
-    def doubts(self, fingerprints: dict[str, str]) -> list[str]:
+    def doubts(self, fingerprints: dict[str, str], loss: PerSampleLoss) -> list[str]:
         """Warnings: what `unlearn` warned about, another original or request, and scores that hang on the batch."""
         result = self.unlearned if isinstance(self.unlearned, Unlearned) else None
         settings = {} if result is None else result.settings
@@ -322,6 +322,11 @@ class _Audit:
             for other in ("original", "unlearned")
             if name not in ("original", "unlearned") and digest == fingerprints.get(other)
         ]
+        if (of_run := settings.get("loss")) is not None and name_of(loss) != of_run:
+            warnings.append(
+                f"loss: {name_of(loss)}, and unlearn() was given {of_run}: what the samples cost then is not what is "
+                "compared here."
+            )
         given = settings.get("samples", {})
         warnings += [
             f"{name}: {self.sources[name].size:,} rows, unlearn() was given {given[name]:,}; is this the request that "
