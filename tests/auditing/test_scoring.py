@@ -123,7 +123,7 @@ def test_what_the_inputs_show_takes_any_inputs():
     ids, mask = torch.randint(30, (8, 5)), torch.ones(8, 5)
 
     class Reader(nn.Module):
-        def forward(self, input_ids, attention_mask=None):
+        def forward(self, input_ids, attention_mask=None, pixel_values=None):
             return input_ids
 
     def features(**columns):
@@ -132,6 +132,8 @@ def test_what_the_inputs_show_takes_any_inputs():
     plain = features(input_ids=ids, attention_mask=mask)[0]
     for other in (torch.ones(8, 5, 5), torch.ones(8, 7)):
         assert (features(input_ids=ids, attention_mask=other)[0] == plain).all()
+    with_image = features(input_ids=ids, attention_mask=mask, pixel_values=torch.randn(8, 3, 2, 2))[0]
+    assert with_image.shape[1] > plain.shape[1]
     bad = torch.randn(8, 5)
     bad[2, 1], bad[3, 0] = torch.nan, torch.inf
     found = features(input_ids=bad)[0]

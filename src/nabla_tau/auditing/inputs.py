@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nabla_tau.auditing.attacks import random_projection
 from nabla_tau.batches import Batch, leaves, rows_in
 from nabla_tau.sets import Source
-from nabla_tau.survey import inputs_of
+from nabla_tau.survey import TOKENWISE, inputs_of
 
 BUCKETS = 64
 LARGEST = 1e100
@@ -46,12 +46,12 @@ def input_features(model: nn.Module, *sources: Source) -> list[Features] | None:
 def _features(model: nn.Module, batch: Batch) -> tuple[Features, int] | None:
     """Features of a batch, and how many numbers the inputs of a sample are: tokens, of any number, do not count."""
     inputs, size = inputs_of(model, batch), rows_in(batch)
-    columns = [leaf for leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size]
     found: list[Features] = []
     tokens = inputs.get("input_ids") if isinstance(batch, Mapping) else None
     if isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
         found.append(_token_counts(tokens, inputs.get("attention_mask")))
-        columns = [column for column in columns if column.is_floating_point()]  # as an image beside a prompt
+        inputs = {name: column for name, column in inputs.items() if name not in TOKENWISE and _is_real(column)}
+    columns = [leaf for leaf in leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == size]
     width = 0
     if columns:
         flat = torch.cat([column.detach().cpu().reshape(size, -1).double() for column in columns], 1)
@@ -59,6 +59,11 @@ def _features(model: nn.Module, batch: Batch) -> tuple[Features, int] | None:
         width = flat.shape[1]
         found.append(random_projection(flat.numpy(), columns=BUCKETS))
     return (np.concatenate(found, 1), width) if found else None
+
+
+def _is_real(column: Any) -> bool:
+    """As an image beside a prompt is; whole numbers there may be tokens again, of any number."""
+    return isinstance(column, Tensor) and column.is_floating_point()
 
 
 def _token_counts(tokens: Tensor, mask: Tensor | None) -> Features:
