@@ -251,7 +251,9 @@ def _from_outputs(
     if task == "binary" and bool(target.eq(target.long()).all()):
         target = target.long()
     predictions = flat if task == "regression" else flat.double().sigmoid()  # 1 − p is exact where p is nearly 1
-    return bank, predictions, target.double() if task == "regression" else target
+    if task == "regression" and not target.is_floating_point():
+        target = target.double()  # whole numbers are no classes there
+    return bank, predictions, target
 
 
 def _where_float64_is(tensor: Tensor) -> Tensor:
