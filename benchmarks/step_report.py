@@ -4,13 +4,13 @@ import os
 import platform
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from nabla_tau.bench.processors import processor
 from nabla_tau.memory import describe
 
 
@@ -30,17 +30,6 @@ def machine(device: torch.device) -> dict[str, Any]:
 def load() -> float:
     """Programs that ran or waited in the last minute: more than there are cores disturb the figures."""
     return round(os.getloadavg()[0], 2)
-
-
-def processor() -> str:
-    """Name and, where Linux tells, family and model: two kinds may share one name."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        lines = (line.partition(":") for line in information.read_text().splitlines())
-        of_last_core = {name.strip(): value.strip() for name, _, value in lines}
-        if {"model name", "cpu family", "model"} <= of_last_core.keys():
-            return "{model name} (family {cpu family}, model {model})".format_map(of_last_core)
-    return platform.processor() or platform.machine()
 
 
 def show(found: dict[str, Any]) -> None:

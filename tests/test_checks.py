@@ -145,6 +145,13 @@ def test_targets_out_of_range_name_their_rows(sets):
     ]
 
 
+def test_yes_and_no_of_one_output_are_told_their_loss(sets):
+    halves = {name: (inputs, targets % 2) for name, (inputs, targets) in sets.items()}
+    found = problems(nn.Linear(6, 1), loss=losses.classification, **halves)
+    assert len(found) == 3
+    assert all("pass loss=losses.binary if 1 is yes and 0 is no." in text for text in found)
+
+
 def test_batches_of_different_structure(sets):
     inputs, targets = sets["validation"]
     found = problems(model(), **{**sets, "validation": (inputs.double(), targets)})

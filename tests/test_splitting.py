@@ -174,6 +174,14 @@ def test_a_row_without_an_id_is_nobodys(missing):
         split(rows, ids=["user-2", missing], id_column="user")
 
 
+def test_a_column_of_text_may_have_gaps_as_pandas_reads_them():
+    users = np.array(["user-1", float("nan"), "user-2", None], dtype=object)
+    found = split({"x": torch.zeros(4, 1), "user": users}, ids=["user-2"], id_column="user")
+    assert (found.forget.indices, found.retain.indices) == ([2], [0, 1, 3])
+    with pytest.raises(InvalidRequest, match="got object values in 'user'"):
+        split({"x": torch.zeros(2, 1), "user": np.array(["user-1", {}], dtype=object)}, ids=["a"], id_column="user")
+
+
 def test_ids_that_became_decimals_are_told():
     rows = [{"x": torch.zeros(1), "user": value} for value in (17.0, 18.0, float("nan"))]
     with pytest.raises(InvalidRequest, match=r"holds decimals, as 17\.0 for 17: make them whole numbers"):

@@ -553,7 +553,8 @@ def _structure_problems(surveys: dict[str, Survey]) -> list[str]:
 def _target_problems(surveys: dict[str, Survey], numbers: dict[str, Any], outputs: int) -> list[str]:
     return [
         f"{name}: expected targets that fit the model's {outputs} outputs, got {len(found.bad_targets)} that do not "
-        f"(rows {some(_numbered(found.bad_targets, numbers[name]))}): correct them, or give the model the outputs."
+        f"(rows {some(_numbered(found.bad_targets, numbers[name]))}): correct them, or "
+        + ("pass loss=losses.binary if 1 is yes and 0 is no." if outputs == 1 else "give the model the outputs.")
         for name, found in surveys.items()
         if found.bad_targets
     ]

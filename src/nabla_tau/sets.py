@@ -4,6 +4,7 @@ A set is a map-style dataset (torch or Hugging Face), a tuple or dict of tensors
 retain set may also be a stream.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -586,13 +587,18 @@ def _column(name: str, value: Any, *, text: bool) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nothing is ever written to an array that is read-only
             return torch.from_numpy(array.astype(np.int64) if array.dtype in _WIDE else array)
-    if array is not None and text and (array.dtype.kind == "U" or all(isinstance(v, str | None) for v in array.flat)):
+    if array is not None and text and (array.dtype.kind == "U" or all(map(_is_text_or_gap, array.flat))):
         return array
     kind = type(value).__name__ if array is None else f"{array.dtype} values"
     raise ValueError(
         f"Expected columns of numbers with a row per sample, got {kind} {_at(name)}: encode "
         "classes as integers, make rows of one length, and leave out what the model does not read."
     )
+
+
+def _is_text_or_gap(value: Any) -> bool:
+    """As pandas reads a column of text: what is missing there is NaN."""
+    return isinstance(value, str | None) or (isinstance(value, float) and math.isnan(value))
 
 
 def _at(name: str) -> str:

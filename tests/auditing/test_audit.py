@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, WeightedRandomSampler
 
 from nabla_tau import InvalidRequest, Report, Unlearned, audit, losses, split
+from nabla_tau.storage import fingerprint
 from tests.conftest import clusters, fit
 
 TRAIN, TEST = clusters(400, 1, noise=1.0), clusters(300, 3, noise=1.0)
@@ -392,6 +393,13 @@ def test_another_loss_than_that_of_the_run_is_told(original):
     result = Unlearned(original, [], {"loss": "binary"}, reached_target=True)
     warnings = audited(result, loss=losses.classification).data["warnings"]
     assert any(text.startswith("loss: classification, and unlearn() was given binary") for text in warnings)
+
+
+def test_models_in_each_others_place_are_refused(original, retrained):
+    result = Unlearned(retrained[0], [], {"original_fingerprint": fingerprint(original)}, True)
+    with pytest.raises(InvalidRequest, match=r"original: expected the model before(?s:.*)swap the two"):
+        audited(original, original=result)
+    assert audited(result, original=original).verdict["kind"] != "not_answerable"
 
 
 def test_a_reference_that_is_none_is_told(original, retrained):

@@ -11,7 +11,7 @@ from nabla_tau import checks
 from nabla_tau.engine import device_problems
 from nabla_tau.errors import InvalidRequest, Problems, whole_number
 from nabla_tau.losses import LOSSES, PerSampleLoss
-from nabla_tau.storage import Unlearned
+from nabla_tau.storage import Unlearned, fingerprint
 
 FEWEST_SALT_BYTES = 16
 
@@ -41,7 +41,19 @@ def named_models(unlearned: Any, original: Any, retrained: Any) -> tuple[dict[st
     for name, model in models.items():  # a model to be audited need not be trainable
         found = [text for text in checks.model_problems(model) if "trainable parameters" not in text]
         problems += [f"{name} {text}" for text in found]
-    return {name: model for name, model in models.items() if isinstance(model, nn.Module)}, problems
+    modules = {name: model for name, model in models.items() if isinstance(model, nn.Module)}
+    if "unlearned" in modules and _came_from(original, modules["unlearned"]):
+        problems.append(
+            "original: expected the model before unlearning, got what unlearn() made of the one given as unlearned: "
+            "swap the two."
+        )
+    return modules, problems
+
+
+def _came_from(result: Any, model: nn.Module) -> bool:
+    """Whether a result of `unlearn` began with these weights."""
+    before = result.settings.get("original_fingerprint") if isinstance(result, Unlearned) else None
+    return before is not None and before == fingerprint(model)
 
 
 def argument_problems(seed: Any, batch_size: Any, device: Any, loss: Any, salt: Any, request: Any) -> list[str]:

@@ -28,6 +28,7 @@ from nabla_tau.bench.cells import (
 )
 from nabla_tau.bench.clock import clock
 from nabla_tau.bench.peak import peak_memory
+from nabla_tau.bench.processors import processor_kind
 from nabla_tau.bench.provenance import method_code, provenance
 from nabla_tau.bench.slices import ForgetSet, Setting
 from nabla_tau.bench.storing import Json
@@ -172,6 +173,7 @@ def _record(cell: Cell, bench: Bench, status: str, **found: Any) -> Json:
         "method_code": None if cell.method in REFERENCES else method_code(*modules_of(cell)),
         "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "CPU",
         "processor": platform.processor() or platform.machine(),
+        "processor_kind": processor_kind(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "recipe": recipe,
