@@ -134,7 +134,18 @@ def derive(problem: Problem) -> Settings:
 def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     """∇τ without hyperparameters, for any domain and any share of the data.
 
-    The objective of the paper under one rule. With ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
+        L(θ) = α · ReLU(τ − L_f)² / u + (1 − α) · L_r,    where the pull on L_f never outweighs the descent on L_r
+        τ = what unseen data costs the current model; for a label that no retain row carries, that label's price
+        it ends where L_f has come to τ and L_r is back at what it was
+
+    The objective of the paper in the model's own units: u is a quarter of what it memorised of the forget set, and no
+    loss counts beyond a bound, so that a mean is not met by a few absurd rows. The ascent is strong while the forget
+    set is remembered, yields as the retain set becomes dearer, and is 0 where the forget set costs what unseen data
+    costs. The descent gives back what the ascent takes from the retain set, at the highest rate that the model was
+    seen to come back from, and what the retain set does not repeat fades with it. All else follows from the sizes of
+    the sets.
+
+    In full, with ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
 
         α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − x²) while x < 1, then α₀
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L_r > L_r⁰ + m/100
