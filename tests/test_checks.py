@@ -4,6 +4,8 @@ import functools
 import re
 import threading
 import warnings
+from collections import UserDict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,6 +152,67 @@ def test_yes_and_no_of_one_output_are_told_their_loss(sets):
     found = problems(nn.Linear(6, 1), loss=losses.classification, **halves)
     assert len(found) == 3
     assert all("pass loss=losses.binary if 1 is yes and 0 is no." in text for text in found)
+
+
+class Texts(nn.Module):
+    """A causal model as Transformers has them, of twelve tokens and eight positions; token 0 pads."""
+
+    config = SimpleNamespace(pad_token_id=0, max_position_embeddings=8)
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.positions, self.head = nn.Embedding(12, 8), nn.Embedding(8, 8), nn.Linear(8, 12)
+
+    def get_input_embeddings(self):
+        return self.embedding
+
+    def forward(self, input_ids, attention_mask=None):
+        return self.head(self.embedding(input_ids) + self.positions(torch.arange(input_ids.shape[1])))
+
+
+def texts(length=6, **columns):
+    ids = torch.randint(1, 12, (60, length), generator=torch.Generator().manual_seed(0))
+    rows = {"input_ids": ids, **columns}
+    cuts = {"forget": slice(0, 20), "retain": slice(20, 40), "validation": slice(40, 60)}
+    return {name: {key: column[cut].clone() for key, column in rows.items()} for name, cut in cuts.items()}
+
+
+def test_a_set_without_any_token_to_predict_is_refused():
+    sets = texts(labels=torch.full((60, 6), -100))
+    found = problems(Texts(), loss=losses.causal_language_model, **sets)
+    assert sorted(text.partition(":")[0] for text in found) == ["forget", "retain", "validation"]
+    assert all("expected rows with a token to predict, got 20 without any" in text for text in found)
+
+
+def test_tokens_that_a_model_cannot_take_are_named_in_the_first_batch_too():
+    sets = texts()
+    sets["forget"]["input_ids"][3, 2] = 12
+    (found,) = problems(Texts(), loss=losses.causal_language_model, **sets)
+    assert "its embedding holds tokens in [0, 12), the batch has 1 to 12; encode the texts with" in found
+    (found,) = problems(Texts(), loss=losses.causal_language_model, **texts(length=9))
+    assert "it has 8 positions, the rows hold 9 tokens; cut them with max_length=8" in found
+
+
+def test_a_column_that_is_no_labels_of_tokens_is_named():
+    (found,) = problems(Texts(), loss=losses.causal_language_model, **texts(label=torch.arange(60) % 2))
+    assert "column 'label' is read as labels; rename it if it is something else" in found
+
+
+def test_padding_that_counts_is_told():
+    sets = texts()
+    for columns in sets.values():
+        columns["input_ids"][:5, 4:] = 0
+    told = [text for text in warned(Texts(), loss=losses.causal_language_model, **sets) if "padding token" in text]
+    assert len(told) == 3
+    assert told[0].startswith("forget: 5 of 20 samples have the padding token among their labels, which counts")
+    for columns in sets.values():
+        columns["attention_mask"] = columns["input_ids"].ne(0).long()
+    assert not any("padding" in text for text in warned(Texts(), loss=losses.causal_language_model, **sets))
+
+
+def test_what_a_tokenizer_returns_is_a_set():
+    sets = {name: UserDict(columns) for name, columns in texts().items()}
+    assert "forget" not in " ".join(warned(Texts(), loss=losses.causal_language_model, **sets)[1:])
 
 
 def test_batches_of_different_structure(sets):
@@ -546,6 +609,7 @@ def test_a_batch_size_that_loaders_do_not_heed_is_told(task):
     assert not told(64)
 
 
+@pytest.mark.filterwarnings("ignore:forget. it cost")
 def test_a_target_that_was_not_reached_is_told_with_a_way_on(sets):
     def rest(problem):
         problem.settings["learning_rate_reason"] = "for a reason"
@@ -557,7 +621,26 @@ def test_a_target_that_was_not_reached_is_told_with_a_way_on(sets):
         return next(str(one.message) for one in told if "was not reached" in str(one.message))
 
     assert "The learning rate is low: for a reason. All of it was one batch: a smaller batch_size" in advice(64)
-    assert "What rows to keep teach as well stays known" in advice(4)
+    assert "Rows to keep that teach the same hold it up" in advice(4)
+
+
+def test_a_difference_that_is_no_more_than_chance_is_told():
+    rows = clusters(300, 0)
+    model = fit(nn.Linear(6, 3), *clusters(300, 1))  # it saw none of them
+    parts = [tuple(column[cut] for column in rows) for cut in (slice(0, 100), slice(100, 200), slice(200, 300))]
+    sets = dict(zip(("forget", "retain", "validation"), parts, strict=True))
+
+    def little(problem):
+        problem.steps += 1
+        yield Epoch(ascent_weight=0.1)
+
+    with pytest.warns(UnlearningWarning, match="no more apart than by chance: there was little to forget"):
+        unlearn(model, **sets, method=little, device="cpu")
+    known = fit(nn.Sequential(nn.Linear(6, 256), nn.ReLU(), nn.Linear(256, 3)), *parts[0])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        unlearn(known, **sets, method=little, device="cpu")
+    assert not any("by chance" in str(one.message) for one in told)
 
 
 def test_overshoot_and_damage_are_said():

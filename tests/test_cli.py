@@ -17,6 +17,7 @@ from nabla_tau.cli import app
 from nabla_tau.console import INTERRUPTED, REFUSED, WITH_RESERVATIONS
 from nabla_tau.problem import Problem
 from nabla_tau.project import read_project
+from nabla_tau.splitting import read_column
 from nabla_tau.storage import Unlearned
 from nabla_tau.unlearning import Request
 from tests import my_project
@@ -394,6 +395,28 @@ def test_of_a_matched_test_set_the_rows_of_the_list_are_kept(tmp_path):
     given = read_project(f"{PROJECT}:matched", ids_file=tmp_path / "ids.csv", id_column="user_id", command="audit")
     assert given["test"].indices == [6, 7, 14, 15]
     assert "96 rows of other ids were left out" in given["test"].remark
+
+
+def test_people_who_were_forgotten_before_are_left_out_of_every_set(tmp_path):
+    (tmp_path / "ids.csv").write_text("user_id\n3\n7\n")
+    (tmp_path / "before.csv").write_text("user_id,since\n5,2024\n8,2025\n")
+    ids = {"ids_file": tmp_path / "ids.csv", "id_column": "user_id"}
+    with pytest.warns(UserWarning, match="train: 4 rows have an id that was forgotten before"):
+        given = read_project(f"{PROJECT}:with_train", **ids, forgotten=tmp_path / "before.csv")
+    users = read_column(given["retain"], "user_id")
+    assert (len(given["forget"]), len(users)) == (4, 112)
+    assert {3, 5, 7, 8}.isdisjoint(users)
+    again = read_project(f"{PROJECT}:with_train", **ids)
+    assert len(again["retain"]) == 116
+
+
+def test_a_list_of_forgotten_people_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "ids.csv").write_text("user_id\n3\n")
+    options = ("--forget", tmp_path / "ids.csv", "--id-column", "user_id", "--output", tmp_path / "run")
+    result = run("unlearn", f"{PROJECT}:with_train", *options, "--forgotten", tmp_path / "none.csv")
+    assert result.exit_code == REFUSED
+    assert "--forgotten: expected" in result.stderr
+    assert run("unlearn", f"{PROJECT}:sets", "--forgotten", tmp_path / "ids.csv").exit_code == 2
 
 
 def test_all_that_is_wrong_with_an_audit_is_said_at_once(tmp_path):

@@ -77,6 +77,14 @@ def test_causal_without_labels_predicts_its_input_but_not_the_padding():
     assert torch.allclose(found, slow_token_mean(logits[:, :-1], labels[:, 1:]))
 
 
+def test_what_follows_padding_is_not_predicted_from_it():
+    logits, ids = torch.randn(1, 5, 6), torch.tensor([[0, 0, 1, 2, 3]])
+    mask = torch.tensor([[0, 0, 1, 1, 1]])
+    found = losses.causal_language_model(Fixed(logits), {"input_ids": ids, "attention_mask": mask})
+    alone = losses.causal_language_model(Fixed(logits[:, 2:]), {"input_ids": ids[:, 2:], "attention_mask": mask[:, 2:]})
+    assert torch.allclose(found, alone)
+
+
 def test_labelled_says_which_samples_take_part():
     labels = torch.tensor([[5, -100, -100], [-100, 5, -100], [-100, -100, -100]])
     batch = {"input_ids": torch.zeros(3, 3), "labels": labels}

@@ -61,7 +61,8 @@ def rows_in(batch: Batch) -> int:
             return len(leaf)
     raise ValueError(
         f"Expected a batch that holds at least one tensor with a row per sample, got {type(batch).__name__}: "
-        "return tensors from the dataset, or give the DataLoader a collate_fn that makes them."
+        "return tensors from the dataset (text as its tokenizer encodes it), or give the DataLoader a collate_fn that "
+        "makes them."
     )
 
 

@@ -17,12 +17,12 @@ from nabla_tau.batches import Batch, cut, rows_in, take_rows, to_device
 from nabla_tau.errors import InvalidRequest as InvalidRequest
 from nabla_tau.errors import Problems, some
 from nabla_tau.errors import UnlearningWarning as UnlearningWarning
-from nabla_tau.losses import LOSSES, PerSampleLoss, TokenLoss, name_of, not_one_each, ready_made
+from nabla_tau.losses import IGNORED, LOSSES, PerSampleLoss, TokenLoss, name_of, not_one_each, ready_made
 from nabla_tau.sets import RowNumbers, Source, base_rows, chosen_rows, is_stream, open_set
 from nabla_tau.shards import is_shard
 from nabla_tau.splitting import read_column
-from nabla_tau.survey import Digest, Survey, survey, vocabulary
-from nabla_tau.tasks import first_logits, misfit, unfit
+from nabla_tau.survey import Digest, Survey, survey
+from nabla_tau.tasks import first_logits, misfit, unfit, vocabulary
 
 Sets = dict[str, Any]
 """Name of a set -> the set."""
@@ -323,10 +323,15 @@ def output_size(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
     """
     if not ready_made(loss):
         return 0
-    logits = first_logits(model, batch)
     problems = Problems()
-    with problems.gathered("loss", f"targets for {name_of(loss)}", "see what the loss reads."):
-        problems.extend(filter(None, [unfit(loss, logits, batch)]))
+    wanted, advice = f"targets for {name_of(loss)}", "see what the loss reads."
+    if isinstance(loss, TokenLoss):
+        with problems.gathered("loss", wanted, advice):
+            loss.labels(batch)
+        problems.refuse()
+    logits = first_logits(model, batch)
+    with problems.gathered("loss", wanted, advice):
+        problems.extend(filter(None, [unfit(model, loss, logits, batch)]))
     problems.refuse()
     return int(logits.shape[-1])
 
@@ -429,6 +434,7 @@ def survey_sets(
         *_structure_problems(surveys),
         *_target_problems(surveys, numbers, outputs),
         *_token_problems(surveys, numbers, model),
+        *_without_labels(surveys),
         *_unread(surveys, sources),
     ]
     warnings = [
@@ -510,15 +516,9 @@ def _shared_ids(sets: Sets, based: dict[str, BaseRows], sharing: Collection[str]
         return []
     problems = []
     wanted = {str(value) for value in forget.ids}
-    for name, (base, numbers) in based.items():
-        if name == "forget" or numbers is None:
+    for name, based_on in based.items():
+        if name == "forget" or (ids := ids_of(sets[name], based_on, forget.id_column)) is None:
             continue
-        mine = chosen_rows(sets[name])
-        try:
-            column = mine.ids if mine is not None and mine.ids else read_column(base, forget.id_column)
-        except (ValueError, TypeError, KeyError):
-            continue  # this set does not know ids
-        ids = column if mine is not None and mine.ids else [column[row] for row in numbers]
         rows = [row for row, value in enumerate(ids) if str(value) in wanted]
         if name in sharing:
             if others := sorted(set(range(len(ids))) - set(rows)):
@@ -533,6 +533,31 @@ def _shared_ids(sets: Sets, based: dict[str, BaseRows], sharing: Collection[str]
                 f"forgotten (places {some(rows)}): leave them out of {name}{unseen}."
             )
     return problems
+
+
+def ids_of(data: Any, based: BaseRows, column: str) -> list[Any] | None:
+    """The id of each row of a set; None where the set does not know ids.
+
+    Args:
+        data: the set.
+        based: the dataset that it was cut from, and its rows in it.
+        column: that holds the ids.
+
+    Example:
+        >>> people = {"x": torch.zeros(3), "user_id": np.array(["user-1", "user-2", "user-2"])}
+        >>> ids_of(people, base_rows(people), "user_id"), ids_of(people, base_rows(people), "name")
+        (['user-1', 'user-2', 'user-2'], None)
+    """
+    mine, (base, numbers) = chosen_rows(data), based
+    if mine is not None and mine.ids:
+        return list(mine.ids)
+    if numbers is None:
+        return None
+    try:
+        values = read_column(base, column)
+    except (ValueError, TypeError, KeyError):
+        return None
+    return [values[row] for row in numbers]
 
 
 def _drops_samples(data: Any) -> bool:
@@ -570,6 +595,15 @@ def _token_problems(surveys: dict[str, Survey], numbers: dict[str, Any], model: 
     ]
 
 
+def _without_labels(surveys: dict[str, Survey]) -> list[str]:
+    return [
+        f"{name}: expected rows with a token to predict, got {found.size} without any: see that labels are not all "
+        f"{IGNORED}, as where max_length cuts the answers off, and that rows hold more than a token."
+        for name, found in surveys.items()
+        if found.size and len(found.unlabelled) == found.size
+    ]
+
+
 def _told(surveys: dict[str, Survey], numbers: dict[str, Any]) -> list[str]:
     """What is no reason to refuse, but to know."""
     return [
@@ -579,6 +613,7 @@ def _told(surveys: dict[str, Survey], numbers: dict[str, Any]) -> list[str]:
             (found.unlabelled, "have no labelled token and take no part"),
             (found.not_finite, "have NaN or infinity among their inputs"),
             (found.padded, "have labels where attention_mask is 0, which count; -100 there leaves padding out"),
+            (found.unmasked, "have the padding token among their labels, which counts; -100 there leaves it out"),
         )
         if places
     ]

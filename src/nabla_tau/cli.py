@@ -47,6 +47,10 @@ ColumnOption = Annotated[str | None, typer.Option(help="Column of ids, in that f
 SkipOption = Annotated[
     bool, typer.Option("--skip-unknown", help="Leave out ids that the training set does not hold, and say how many.")
 ]
+ForgottenOption = Annotated[
+    Path | None,
+    typer.Option(help="CSV file of the ids that were forgotten before: their rows are left out of every set."),
+]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, ... (default: Accelerate's choice).")]
 
 
@@ -125,6 +129,7 @@ def unlearn(
     forget: IdsOption = None,
     id_column: ColumnOption = None,
     skip_unknown: SkipOption = False,
+    forgotten: ForgottenOption = None,
     method: Annotated[str | None, typer.Option(help="nabla_tau (default) or another of nabla_tau.methods.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the order of both sets.")] = None,
     batch_size: Annotated[
@@ -178,6 +183,7 @@ def unlearn(
         from nabla_tau.unlearning import Request
 
         problems, arguments = Problems(), {}
+        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown, "forgotten": forgotten}
         with problems.gathered("--output", "a folder that can be written to", "name another."):
             require_output(output, checkpoint, plan)
         if output is not None and checkpoint is not None and output.resolve() == checkpoint.resolve():
@@ -189,7 +195,7 @@ def unlearn(
         with problems.gathered("--method", "a method", "name another."):
             options["method"] = None if method is None else find_method(method)
         with problems.gathered("target", f"a dict from {target}", "mend it."):
-            arguments = read_project(target, ids_file=forget, id_column=id_column, skip_unknown=skip_unknown)
+            arguments = read_project(target, **ids)  # type: ignore[arg-type]
         problems.refuse()
         arguments.update({name: value for name, value in options.items() if value is not None})
         if plan:
@@ -237,6 +243,7 @@ def audit(
     forget: IdsOption = None,
     id_column: ColumnOption = None,
     skip_unknown: SkipOption = False,
+    forgotten: ForgottenOption = None,
     seed: Annotated[int | None, typer.Option(help="Of resampling and permutations.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per forward pass.")] = None,
     device: DeviceOption = None,
@@ -254,7 +261,7 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """Test whether the forgotten samples can still be told from data that the model never saw."""
-    require_together(forget, id_column, skip_unknown)
+    require_together(forget, id_column, skip_unknown, forgotten)
     with reported(as_json) as (out, _):
         from nabla_tau.auditing.audit import audit as make_audit
         from nabla_tau.auditing.report import require_no_report
@@ -263,7 +270,7 @@ def audit(
 
         folder = output or run
         problems, arguments, fields = Problems(), {}, {}
-        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
+        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown, "forgotten": forgotten}
         with problems.gathered("--output", "a folder that can be written to", "name another."):
             require_no_report(folder)
         if salt is not None and forget is not None and salt.resolve() == forget.resolve():
@@ -281,6 +288,7 @@ def audit(
         command = ["nabla-tau", "audit", str(run), target]
         command += ["--forget", str(forget), "--id-column", str(id_column)] if forget is not None else []
         command += ["--skip-unknown"] if skip_unknown else []
+        command += ["--forgotten", str(forgotten)] if forgotten is not None else []
         for name, value in {"output": output, **options, "salt": salt}.items():
             command += [f"--{name.replace('_', '-')}", str(value)] if value is not None else []
         for field in request or []:
@@ -342,6 +350,7 @@ def tune(
     forget: IdsOption = None,
     id_column: ColumnOption = None,
     skip_unknown: SkipOption = False,
+    forgotten: ForgottenOption = None,
     seed: Annotated[int | None, typer.Option(help="Of the search, and of every run in it.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Samples per global batch (default: 256); best that of training.")
@@ -350,7 +359,7 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Search a baseline's settings fairly, and say what the search cost. ∇τ needs none."""
-    require_together(forget, id_column, skip_unknown)
+    require_together(forget, id_column, skip_unknown, forgotten)
     with reported(as_json) as (out, err):
         from nabla_tau.project import find_method, read_project
         from nabla_tau.terminal import progress_bar
@@ -358,7 +367,7 @@ def tune(
         from nabla_tau.unlearning import Request
 
         problems, arguments = Problems(), {}
-        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown}
+        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown, "forgotten": forgotten}
         with problems.gathered("METHOD", "a method", "name another."):
             find_method(method, "METHOD")
         with problems.gathered("target", f"a dict from {target}", "mend it."):
@@ -417,9 +426,11 @@ def first_free(folder: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def require_together(forget: Path | None, id_column: str | None, skip_unknown: bool) -> None:
+def require_together(
+    forget: Path | None, id_column: str | None, skip_unknown: bool, forgotten: Path | None = None
+) -> None:
     """Refuse options about ids that say nothing without each other."""
-    if (forget is None) != (id_column is None) or (skip_unknown and forget is None):
+    if (forget is None) != (id_column is None) or ((skip_unknown or forgotten is not None) and forget is None):
         raise typer.BadParameter(
             "expected --forget FILE and --id-column NAME together, got one of them", param_hint="--forget"
         )

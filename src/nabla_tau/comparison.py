@@ -34,14 +34,15 @@ takes any model and any set that `unlearn` takes; `unlearn` itself reads all thr
 SOURCES = {
     "finetune": "the notebooks of Trippa et al., ∇τ, arXiv:2403.14339 (2024)",
     "neggrad": "the command published with Fan et al., SalUn, arXiv:2310.12508 (2023)",
-    "neggrad_plus": "ours; its paper searches them task by task",
+    "neggrad_plus": "β and rate: its authors, for small sets; epochs and momentum: ours; its paper searches by task",
     "scrub": "the comparison in Trippa et al., ∇τ",
     "scrub_rewind": "as `scrub`",
+    "scrub_small": "its authors, for small sets; batches of 32 and 64 there",
     "ssd": "the comparison in Trippa et al., ∇τ",
     "amnesiac": "the comparison in Trippa et al., ∇τ; batches of 128 there",
-    "bad_teacher": "ours: its paper's objective, one pass, and a share of the retain set",
-    "random_label": "the command published with SalUn",
-    "salun": "the command published with SalUn",
+    "bad_teacher": "the comparison in Foster et al., SSD, arXiv:2308.07707 (2023)",
+    "random_label": "the command and the order of passes published with SalUn",
+    "salun": "as `random_label`",
     "l1_sparse": "epochs and rate: the command published with SalUn; penalty: ours; its paper searches it task by task",
 }
 """Where a baseline's default settings come from."""

@@ -127,6 +127,8 @@ class TokenLoss:
     def labels(self, batch: Batch) -> Tensor:
         """Labels of shape (N, T); a causal model without labels predicts its own input, padding left out.
 
+        Nor does a token count that would be predicted from padding, the first one of a row that is padded on the left.
+
         Raises:
             ValueError: if the batch has no labels, and no input to take them from.
         """
@@ -134,7 +136,11 @@ class TokenLoss:
         if target is None and self.shifted and isinstance(batch, Mapping) and "input_ids" in batch:
             ids: Tensor = batch["input_ids"]
             mask = batch.get("attention_mask")
-            return ids if mask is None else ids.masked_fill(mask == 0, IGNORED)
+            if mask is None:
+                return ids
+            padding = mask == 0
+            after_padding = functional.pad(padding[:, :-1], (1, 0))
+            return ids.masked_fill(padding | after_padding, IGNORED)
         if not isinstance(target, Tensor):
             raise ValueError(
                 f"Expected labels of shape (N, T) for {self.name}, got none: add 'labels' to the batch, with "

@@ -13,6 +13,9 @@ from nabla_tau.target import REACHED, memorised, reached
 FEW_BATCHES = 2
 """Of a forget set; so few steps a pass cannot be steered."""
 
+CHANCE = 2
+"""Standard errors of a difference that is no more than chance."""
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -53,6 +56,30 @@ def measure(problem: Problem) -> Losses:
     unseen = problem.unseen_loss()
     target = problem.target_loss() if problem.priced else unseen
     return Losses(problem.mean_loss(problem.forget), retain, unseen, target)
+
+
+def chance(problem: Problem, losses: Losses) -> float:
+    """Standard error of the difference between what unseen data and the forget set cost: √(s_f² / n_f + s_v² / n_v).
+
+    Args:
+        problem: the request.
+        losses: what the sets cost the current model.
+
+    Example:
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.arange(6.0)[:, None], torch.full((6,), 0.5)  # f(x) = x, so errors are x − ½
+        >>> sets = (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:])
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = model.weight.data.fill_(1)
+        >>> with Request(model, *sets, device="cpu").prepared() as problem:
+        ...     chance(problem, measure(problem))  # squared errors 0.25 and 0.25, 12.25 and 20.25
+        4.0
+    """
+    of_forget = problem.mean_loss(problem.forget, of=lambda read: (read - losses.forget).square())
+    of_unseen = problem.unseen_loss(lambda read: (read - losses.unseen).square())
+    return math.sqrt(
+        of_forget / max(problem.forget.size - 1, 1) + of_unseen / max(problem.validation.size - 1, 1)
+    )  # n / (n − 1) makes a mean square a variance, which is divided by n
 
 
 def aimed_at(problem: Problem, losses: Losses) -> Losses:
@@ -103,13 +130,14 @@ def damage(before: Losses, after: Losses) -> list[str]:
     return found
 
 
-def judge(problem: Problem, epochs: list[Epoch], before: Losses) -> tuple[bool, list[str]]:
+def judge(problem: Problem, epochs: list[Epoch], before: Losses, standard_error: float = 0.0) -> tuple[bool, list[str]]:
     """Measure a model that a method has finished with, write down how it ended, and judge it.
 
     Args:
         problem: the request; its settings take the losses before and after.
         epochs: what the passes of the method did.
         before: what the sets cost the original.
+        standard_error: of the difference between forget set and unseen data then.
 
     Returns:
         Whether the forget set is `REACHED` of its way to the target, and what the reader must be warned of.
@@ -165,6 +193,11 @@ def judge(problem: Problem, epochs: list[Epoch], before: Losses) -> tuple[bool, 
             f"forget: its mean loss, {start:.4g}, was not below that of {what}, {first:.4g}{bound}: the target gave no "
             "push. This does not show that nothing is remembered."
         )
+    elif not problem.priced and before.unseen - before.forget < CHANCE * standard_error:
+        found.append(
+            f"forget: it cost {before.forget:.4g} and unseen data {before.unseen:.4g} before, no more apart than by "
+            "chance: there was little to forget, or nothing. This does not show that nothing is remembered."
+        )
     if not done:
         found.append(
             f"the target was not reached: the forget loss went from {start:.4g} to {aimed.forget:.4g}, {what} costs "
@@ -187,6 +220,6 @@ def _way_on(problem: Problem) -> str:
         several = "one batch" if batches == 1 else f"{batches} batches"
         return f"{tried}All of it was {several}: a smaller batch_size, best that of training, may get there."
     return (
-        f"{tried}What rows to keep teach as well stays known: see that none is a copy of a forgotten one, and that the "
-        "validation set is of the same kind; an audit tells what is left."
+        f"{tried}Rows to keep that teach the same hold it up: see that none is a copy of a forgotten row, that padding "
+        "does not count, and that the validation set is of the same kind. An audit tells what is left."
     )

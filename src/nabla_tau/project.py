@@ -12,6 +12,7 @@ from typing import Any
 from nabla_tau.errors import InvalidRequest, Problems, some
 from nabla_tau.facts import suggestion
 from nabla_tau.methods import METHODS
+from nabla_tau.sets import Rows
 from nabla_tau.splitting import UNSEARCHED, split, with_ids, without_ids
 
 AUDITED, TUNED = ("test", "retrained", "matched"), ("own_validation",)
@@ -36,6 +37,7 @@ def read_project(
     ids_file: Path | None,
     id_column: str | None,
     skip_unknown: bool = False,
+    forgotten: Path | None = None,
     command: str = "unlearn",
 ) -> dict[str, Any]:
     """Call the user's function and complete what it returns.
@@ -46,6 +48,8 @@ def read_project(
         id_column: the column of ids, in the file and in the training set. Rows of the validation and the test set that
             have one of the ids are left out of these, too; where they could not be looked for, that is said.
         skip_unknown: leave out ids that the training set does not hold.
+        forgotten: a CSV file like `ids_file`, with the ids that were forgotten before: their rows are left out of every
+            set, else the retain set would teach them again.
         command: `unlearn`, `audit` or `tune`: which entries are needed, and which others read and are left out.
 
     Returns:
@@ -68,6 +72,9 @@ def read_project(
     if ids_file is not None:
         with problems.gathered("--forget", f"ids in {ids_file}", "mend it."):
             ids = read_ids(ids_file, id_column or "")
+    if forgotten is not None:
+        with problems.gathered("--forgotten", f"ids in {forgotten}", "mend it."):
+            _leave_out(arguments, read_ids(forgotten, id_column or "", "--forgotten"), id_column or "")
     if ids and "train" in arguments:
         with problems.gathered("train", "a set that can be split by ids", "give a map-style dataset or a dict."):
             parts = split(arguments.pop("train"), ids=ids, id_column=id_column, skip_unknown=skip_unknown)
@@ -84,6 +91,17 @@ def read_project(
                         arguments[name] = found
     problems.refuse()
     return {name: value for name, value in arguments.items() if name not in UNREAD[command]}
+
+
+def _leave_out(arguments: dict[str, Any], ids: list[str], id_column: str) -> None:
+    """Take the rows of people who were forgotten before out of every set that has the column."""
+    for name in ("train", "validation", "test"):
+        if name not in arguments:
+            continue
+        found = without_ids(arguments[name], ids, id_column, "was forgotten before")
+        if isinstance(found, Rows) and found.remark and UNSEARCHED not in found.remark:  # that is said later
+            warnings.warn(f"{name}: {found.remark}", stacklevel=2)
+            arguments[name] = Rows(found.dataset, found.indices)  # its parts will have remarks of their own
 
 
 def _returned(target: str) -> dict[str, Any]:
@@ -153,7 +171,7 @@ def find_function(target: str) -> Callable[[], Any]:
     return function  # type: ignore[no-any-return]
 
 
-def read_ids(path: Path, column: str) -> list[str]:
+def read_ids(path: Path, column: str, option: str = "--forget") -> list[str]:
     r"""The ids in a CSV file with a header, in its order, without blanks around them; empty lines are left out.
 
     Raises:
@@ -174,25 +192,25 @@ def read_ids(path: Path, column: str) -> list[str]:
             names = [name.strip() for name in next(reader, [])]
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InvalidRequest([f"--forget: expected {path} to be a CSV file in UTF-8, got {error}."]) from error
+        raise InvalidRequest([f"{option}: expected {path} to be a CSV file in UTF-8, got {error}."]) from error
     if names.count(column) != 1:
         found = ", ".join(map(repr, names)) or "an empty file"
         advice = "name one of the first line with --id-column; the first line has the names, not an id"
         if len(names) == 1 and set(names[0]) & set(";\t|"):
             advice = "separate columns by commas"
-        raise InvalidRequest([f"--forget: expected one column {column!r} in {path}, got {found}: {advice}."])
+        raise InvalidRequest([f"{option}: expected one column {column!r} in {path}, got {found}: {advice}."])
     place = names.index(column)
     lines = [(number, cells) for number, cells in lines if any(cells)]
     odd = [n for n, cells in lines if len(cells) != len(names) or not cells[place] or any("\n" in one for one in cells)]
     if odd:
         raise InvalidRequest(
             [
-                f"--forget: expected lines with an id and as many cells as the first line of {path} names, got "
+                f"{option}: expected lines with an id and as many cells as the first line of {path} names, got "
                 f"{len(odd)} others (lines {some(odd)}): nobody is left out for a missing comma or quote; mend them."
             ]
         )
     if not lines:
-        raise InvalidRequest([f"--forget: expected ids in column {column!r} of {path}, got none."])
+        raise InvalidRequest([f"{option}: expected ids in column {column!r} of {path}, got none."])
     return [cells[place] for _, cells in lines]
 
 

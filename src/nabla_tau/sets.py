@@ -6,6 +6,7 @@ retain set may also be a stream.
 
 import math
 import warnings
+from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -105,7 +106,7 @@ def as_dataset(data: Any) -> Any:
         >>> len(as_dataset((torch.zeros(5, 2), torch.zeros(5))))
         5
     """
-    if isinstance(data, dict):
+    if isinstance(data, dict | UserDict):  # a tokenizer returns the latter
         return Columns(data)
     if isinstance(data, tuple) and not data:
         return Columns({})

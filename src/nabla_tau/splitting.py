@@ -169,7 +169,7 @@ def with_ids(data: Any, ids: Iterable[Any], id_column: str) -> Any:
     return _rows(whole, np.flatnonzero(mask), column, id_column, remark=remark)
 
 
-def without_ids(data: Any, ids: Iterable[Any], id_column: str) -> Any:
+def without_ids(data: Any, ids: Iterable[Any], id_column: str, that: str = "is to be forgotten") -> Any:
     """A set without the rows of these ids, which says how many were left out; the set itself where there are none.
 
     A set without the column stays whole, and says so; of what has no rows, as a `DataLoader`, comes None.
@@ -178,6 +178,7 @@ def without_ids(data: Any, ids: Iterable[Any], id_column: str) -> Any:
         data: any set.
         ids: as in `split`.
         id_column: the column that holds the ids.
+        that: why, for what is said.
 
     Example:
         >>> validation = {"x": torch.zeros(3), "user_id": np.array(["user-1", "user-2", "user-3"])}
@@ -197,7 +198,7 @@ def without_ids(data: Any, ids: Iterable[Any], id_column: str) -> Any:
     if not mask.any():
         return data
     rows = np.flatnonzero(mask).tolist()
-    remark = f"{len(rows)} rows have an id that is to be forgotten and were left out (rows {some(rows)})."
+    remark = f"{len(rows)} rows have an id that {that} and were left out (rows {some(rows)})."
     return _rows(whole, np.flatnonzero(~mask), column, id_column, remark=remark)
 
 

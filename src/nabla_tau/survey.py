@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nabla_tau.adapters import adapted
 from nabla_tau.batches import Batch, leaves, rows_in, structure, target_key, target_of
 from nabla_tau.losses import (
     IGNORED,
@@ -23,6 +24,7 @@ from nabla_tau.losses import (
 )
 from nabla_tau.removed import labels_in
 from nabla_tau.sets import Source
+from nabla_tau.tasks import vocabulary
 
 Digest = bytes
 
@@ -42,6 +44,7 @@ class Survey:
         unlabelled: positions without a labelled token.
         not_finite: positions with NaN or infinity among their inputs.
         padded: positions with labels on padding.
+        unmasked: positions with labels that are the model's padding token, several in a row, and no mask to tell.
         unknown_tokens: positions with tokens that the model's embedding does not hold.
         labels: that its rows carry.
         sequence: SHA-256 over inputs and targets in the order read.
@@ -54,6 +57,7 @@ class Survey:
     unlabelled: list[int] = field(default_factory=list)
     not_finite: list[int] = field(default_factory=list)
     padded: list[int] = field(default_factory=list)
+    unmasked: list[int] = field(default_factory=list)
     unknown_tokens: list[int] = field(default_factory=list)
     labels: set[int] = field(default_factory=set)
     sequence: Any = field(default_factory=hashlib.sha256)
@@ -114,7 +118,8 @@ def _look_at(
         found.labels |= labels_in(loss, batch)
     if isinstance(loss, TokenLoss):
         found.unlabelled.extend(found.size + row for row in _places(~loss.labelled(batch)))
-        found.padded.extend(found.size + row for row in _places(_labels_on_padding(loss, batch)))
+        found.padded.extend(found.size + row for row in _places(_labels_on_padding(model, loss, batch)))
+        found.unmasked.extend(found.size + row for row in _places(_padding_among_labels(model, loss, batch)))
     targets = [column for leaf in leaves(target) if (column := _row_bytes(leaf, size)) is not None]
     for row, digest in enumerate(content_hashes(model, batch)):
         on_row(found.size + row, digest)
@@ -190,23 +195,27 @@ def inputs_of(model: nn.Module, batch: Batch) -> Any:
     return batch[:-1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
 
 
-def _labels_on_padding(loss: TokenLoss, batch: Batch) -> Tensor:
-    labels = loss.labels(batch)
-    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    if not isinstance(mask, Tensor) or mask.shape != labels.shape:
+def _labels_on_padding(model: nn.Module, loss: TokenLoss, batch: Batch) -> Tensor:
+    labels, mask = loss.labels(batch), _mask_of_labels(model, loss, batch)
+    return torch.zeros(len(labels), dtype=torch.bool) if mask is None else (~mask & labels.ne(IGNORED).cpu()).any(1)
+
+
+def _padding_among_labels(model: nn.Module, loss: TokenLoss, batch: Batch) -> Tensor:
+    """Rows without a mask in which the padding token is to be predicted twice on end: a text ends but once."""
+    labels, token = loss.labels(batch), getattr(getattr(adapted(model), "config", None), "pad_token_id", None)
+    if token is None or _mask_of_labels(model, loss, batch) is not None:
         return torch.zeros(len(labels), dtype=torch.bool)
-    return (mask.eq(0) & labels.ne(IGNORED)).any(1).cpu()
+    padding = labels.eq(token)
+    return (padding[:, 1:] & padding[:, :-1]).any(1).cpu()
 
 
-def vocabulary(model: nn.Module) -> int | None:
-    """How many tokens the embedding of a model of Transformers holds; None of any other model.
-
-    Example:
-        >>> vocabulary(nn.Linear(2, 2)) is None
-        True
-    """
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
-    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
+def _mask_of_labels(model: nn.Module, loss: TokenLoss, batch: Batch) -> Tensor | None:
+    """Which labels are of the text; a decoder's have no mask, that of the batch is the encoder's."""
+    mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+    of_encoder = getattr(getattr(adapted(model), "config", None), "is_encoder_decoder", False)
+    if of_encoder or not isinstance(mask, Tensor) or mask.shape != loss.labels(batch).shape:
+        return None
+    return mask.cpu().bool()
 
 
 def _unknown_tokens(model: nn.Module, batch: Batch) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nabla_tau.adapters import adapted
-from nabla_tau.batches import TARGET_KEYS, Batch, leaves, target_of
+from nabla_tau.batches import TARGET_KEYS, Batch, leaves, target_key, target_of
 from nabla_tau.errors import Problems
 from nabla_tau.losses import (
     LOSSES,
@@ -132,6 +132,8 @@ def misfit(model: nn.Module, batch: Batch) -> str:
     columns = list(leaves(inputs))
     if text := {type(column).__name__ for column in columns if not isinstance(column, Tensor)}:
         return f"some of its inputs are no tensors but of type {', '.join(sorted(text))}; encode them as numbers."
+    if told := _too_large(model, batch):
+        return told
     given = {column.dtype for column in columns if column.is_floating_point()}
     weights = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     if given and weights and not given & weights:
@@ -143,14 +145,44 @@ def misfit(model: nn.Module, batch: Batch) -> str:
     return f"it was called with {seen or 'nothing'}; see that the model takes such a batch by itself."
 
 
-def unfit(loss: PerSampleLoss, logits: Tensor, batch: Batch) -> str | None:
-    """What keeps a ready-made loss from comparing these outputs with the targets of the batch.
+def _too_large(model: nn.Module, batch: Batch) -> str | None:
+    """Tokens that an embedding does not hold, or more of them than the model has positions for."""
+    tokens = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if not isinstance(tokens, Tensor) or tokens.ndim != 2:
+        return None
+    known = vocabulary(model)
+    if known is not None and not 0 <= int(tokens.min()) <= int(tokens.max()) < known:
+        return (
+            f"its embedding holds tokens in [0, {known}), the batch has {int(tokens.min())} to {int(tokens.max())}; "
+            "encode the texts with the model's own tokenizer, or call resize_token_embeddings."
+        )
+    longest = getattr(getattr(adapted(model), "config", None), "max_position_embeddings", None)
+    if isinstance(longest, int) and tokens.shape[1] > longest > 0:
+        return (
+            f"it has {longest} positions, the rows hold {tokens.shape[1]} tokens; cut them with max_length={longest}."
+        )
+    return None
+
+
+def vocabulary(model: nn.Module) -> int | None:
+    """How many tokens the embedding of a model of Transformers holds; None of any other model.
+
+    Example:
+        >>> vocabulary(nn.Linear(2, 2)) is None
+        True
+    """
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
+
+
+def unfit(model: nn.Module, loss: PerSampleLoss, logits: Tensor, batch: Batch) -> str | None:
+    """What keeps a ready-made loss from comparing a model's outputs with the targets of the batch.
 
     Returns:
         One sentence; None where they fit, and for a loss of the user's own.
 
     Example:
-        >>> unfit(classification, torch.zeros(4, 3), (torch.zeros(4, 2), torch.zeros(4, 1)))
+        >>> unfit(nn.Linear(2, 3), classification, torch.zeros(4, 3), (torch.zeros(4, 2), torch.zeros(4, 1)))
         'loss: expected outputs (N, C) and targets (N,) for classification, got (4, 3) and (4, 1): pass a loss that ...'
     """
     target = target_of(batch)
@@ -168,10 +200,17 @@ def unfit(loss: PerSampleLoss, logits: Tensor, batch: Batch) -> str | None:
     if fits:
         return None
     got = tuple(target.shape) if isinstance(target, Tensor) else _describe_target(target)
-    return (
-        f"loss: expected {wanted} for {name_of(loss)}, got {tuple(logits.shape)} and {got}: pass a loss that compares "
-        "these, or reshape the targets."
-    )
+    advice = "pass a loss that compares these, or reshape the targets."
+    column = target_key(batch) if isinstance(batch, Mapping) else None
+    if isinstance(loss, TokenLoss) and column is not None and isinstance(target, Tensor) and target.ndim == 1:
+        advice = f"column {column!r} is read as labels; rename it if it is something else."
+    elif isinstance(loss, TokenLoss) and _puts_tokens_before(model):
+        advice = "prompt tuning puts tokens of its own before a text, which is not supported; take an adapter as LoRA."
+    return f"loss: expected {wanted} for {name_of(loss)}, got {tuple(logits.shape)} and {got}: {advice}"
+
+
+def _puts_tokens_before(model: nn.Module) -> bool:
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
 def _by_head(model: nn.Module) -> str | None:

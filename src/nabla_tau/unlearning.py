@@ -49,7 +49,7 @@ from nabla_tau.modes import (
     unlearning_modes,
 )
 from nabla_tau.original import Changeable, copied, given_up, sharded
-from nabla_tau.outcome import Losses, judge, measure
+from nabla_tau.outcome import Losses, chance, judge, measure
 from nabla_tau.problem import Method, Problem
 from nabla_tau.randomness import seeded
 from nabla_tau.removed import removed_labels
@@ -201,12 +201,14 @@ class Request:
 
     def unlearned(self, problem: Problem, started: float) -> Unlearned:
         """Unlearn and measure. What fails here, a warning made an error too, gives an original given up its weights."""
-        before = measure(problem)
+        with problem.standing_still():
+            before = measure(problem)
+            standard_error = chance(problem, before)
         keeper = None if self.checkpoint is None else self.keeper(problem, before)
         if keeper is not None and keeper.is_finished:
             return keeper.result(self.model, in_place=self.in_place)
         epochs = list(passes(problem, self.method)) if keeper is None else keeper.run(self.method)
-        reached_target, told = judge(problem, epochs, before)
+        reached_target, told = judge(problem, epochs, before, standard_error)
         for text in told:
             self.warn(problem, text)
         unlearned = Unlearned(

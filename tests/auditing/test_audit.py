@@ -235,6 +235,7 @@ def test_ids_stand_in_the_report_under_the_salt_alone(original):
     found = audited(original, forget=parts.forget, retain=parts.retain, test=test, salt=b"0" * 32)
     assert "person-" not in json.dumps(found.data)
     assert len(found.data["sets"]["forget"]["ids"]) == 30
+    assert found.data["sets"]["retain"]["ids"] is None  # those who are kept are nobody's business
     assert found.data["controls"]["group"] is None
     other = audited(original, forget=parts.forget, retain=parts.retain, test=test, salt=b"1" * 32)
     assert set(found.data["sets"]["forget"]["ids"]).isdisjoint(other.data["sets"]["forget"]["ids"])
@@ -400,6 +401,86 @@ def test_models_in_each_others_place_are_refused(original, retrained):
     with pytest.raises(InvalidRequest, match=r"original: expected the model before(?s:.*)swap the two"):
         audited(original, original=result)
     assert audited(result, original=original).verdict["kind"] != "not_answerable"
+
+
+def test_rows_of_one_person_count_once(original):
+    train = {"input": TRAIN[0], "labels": TRAIN[1], "person": [f"person-{row // 5}" for row in range(len(TRAIN[1]))]}
+    test = {"input": TEST[0], "labels": TEST[1], "person": [f"other-{row // 10}" for row in range(len(TEST[1]))]}
+    parts = split(train, ids=[f"person-{number}" for number in range(40)], id_column="person")
+    sets = {"forget": parts.forget, "retain": parts.retain}
+    found = audited(original, **sets, test=test)
+    assert (found.verdict["forget_samples"], found.verdict["test_samples"]) == (40, 30)
+    assert "forget: its 200 rows belong to 40 ids; one row of each" in told(found)
+    assert "test: its 300 rows belong to 30 ids; one row of each" in told(found)
+    nameless = audited(original, **sets, test={key: test[key] for key in ("input", "labels")})
+    assert (nameless.verdict["forget_samples"], nameless.verdict["test_samples"]) == (40, 300)
+
+
+def test_unseen_people_of_many_rows_alarm_no_more_often_than_single_rows():
+    """A model that saw none of them, whose errors hang on the person: half of them label at random."""
+
+    def people(number, seed):
+        inputs, labels = clusters(20 * number, seed, noise=0.3)
+        persons = np.arange(20 * number) // 20
+        careless = torch.as_tensor(persons % 2 == 0)
+        shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+        return {
+            "input": inputs,
+            "labels": labels.where(~careless, shuffled),
+            "person": [f"{seed}-{p}" for p in persons],
+        }
+
+    class Named(nn.Module):
+        def __init__(self, body):
+            super().__init__()
+            self.body = body
+
+        def forward(self, input):
+            return self.body(input)
+
+    model = Named(network(0, clusters(400, 1, noise=0.3)))
+    alarms = []
+    for seed in range(20, 28):
+        train = people(24, seed)
+        parts = split(train, ids=[f"{seed}-{number}" for number in range(22)], id_column="person")
+        found = audited(model, forget=parts.forget, retain=parts.retain, test=people(25, seed + 100))
+        alarms.append(found.data["models"][0]["attacks"][0]["p"] < 0.05)
+    assert sum(alarms) <= 2  # by rows: in about a third of them
+
+
+def test_losses_that_float32_rounds_to_nothing_keep_their_order():
+    inputs = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    seen, unseen = 0.3 * inputs[:150] + 1, 0.3 * inputs[150:300]  # of both, all more certain than float32 can tell
+    classes = torch.zeros(150, dtype=torch.long)
+    model = nn.Sequential(nn.Linear(2, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+        model[0].bias.copy_(torch.tensor([12.0, -12.0]))
+    assert losses.classification(model, (torch.cat([seen, unseen]), torch.cat([classes, classes]))).max() == 0
+    retain = (inputs[300:], torch.zeros(100, dtype=torch.long))
+    found = audited(model, forget=(seen, classes), retain=retain, test=(unseen, classes))
+    assert found.data["models"][0]["attacks"][0]["auc"]["value"] > 0.9
+
+
+def test_probabilities_in_place_of_logits_are_told(retrained):
+    assert "as probabilities do, and classification reads logits" in told(
+        audited(nn.Sequential(retrained[0], nn.Softmax(1)))
+    )
+    assert "probabilities" not in told(audited(retrained[0]))
+
+
+def test_a_model_that_tells_nothing_is_told():
+    silent = nn.Linear(6, 3)
+    nn.init.zeros_(silent.weight)
+    assert "it answers every unseen sample alike" in told(audited(silent))
+
+
+def test_references_that_saw_the_forget_set_or_are_one_are_told(original, retrained):
+    seen = network(7, TRAIN)
+    text = told(audited(retrained[0], original=original, retrained=[seen, retrained[1], retrained[1]]))
+    assert "retrained 1: the primary attack tells the forget set on it" in text
+    assert "retrained 2: the primary" not in text
+    assert "retrained: some have the same weights" in text
 
 
 def test_a_reference_that_is_none_is_told(original, retrained):

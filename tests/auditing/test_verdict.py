@@ -26,6 +26,8 @@ def kind(measures, checks=None):
 RESIDUAL = {"area": 0.6, "p": 0.01}
 
 
+OVER = (measured(area=0.4, p=0.01), measured(tail=True))
+
 CASES = [
     (RESIDUAL, {"blind": True, "halves": True}, "not_answerable"),
     (RESIDUAL, {"halves": True}, "unreliable"),
@@ -52,6 +54,14 @@ def test_an_original_that_memorised_nothing_takes_a_pass_away_but_hides_no_alarm
     assert kind(measured(), controls(original=False)) == "nothing_memorised"
     assert kind(measured(**RESIDUAL), controls(original=False)) == "residual"
     assert kind(measured(tail=True), controls(original=False)) == "over_forgotten"
+
+
+def test_what_the_tail_alone_shows_is_not_said_of_all():
+    by_rank, by_tail = (decide(one, controls(), (1500, 1600))["sentence"] for one in OVER)
+    assert "forgotten samples cost more than unseen ones" in by_rank
+    assert "p = 0.01" in by_rank
+    assert "in part" in by_tail
+    assert "by rank all of them together do not stand out" in by_tail
 
 
 def test_controls_that_could_not_be_run_do_not_alarm():

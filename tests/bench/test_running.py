@@ -90,6 +90,18 @@ def test_finished_cells_of_other_code_are_counted_unless_it_gives_the_same_numbe
     assert run_cells(cells, tmp_path / "results", bench).other_code == 1
 
 
+def test_no_cell_is_measured_beside_references_of_other_code(measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(results, tmp_path / "results")
+    path = tmp_path / "results" / next(cell.path for cell in cells if cell.method == "retrained-1")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "code": "0a"}))
+    next((tmp_path / "results").rglob("neggrad.json")).unlink()
+    before = files(tmp_path / "results")
+    with pytest.raises(InvalidRequest, match=r"^1 problem(?s:.*)got 1 cells by other code(?s:.*)bench same"):
+        run_cells(cells, tmp_path / "results", bench)
+    assert files(tmp_path / "results") == before
+
+
 def test_no_method_is_measured_beside_cells_of_another_version(measured, tmp_path):
     cells, results, bench = measured
     shutil.copytree(results, tmp_path / "results")

@@ -159,6 +159,7 @@ SETTINGS = {
     "neggrad_plus": {"beta": 0.5},
     "scrub": {"learning_rate": 5e-2, "max_epochs": 5, "clip": 1.0},
     "scrub_rewind": {"learning_rate": 5e-2, "max_epochs": 5, "clip": 1.0},
+    "scrub_small": {"learning_rate": 2e-2, "max_epochs": 5},
     "ssd": {"selection": 1.5, "dampening": 0.5},
     "amnesiac": {"learning_rate": 1e-2, "epochs": 5},
     "bad_teacher": {"learning_rate": 1e-2, "epochs": 8, "retain_share": 0.5},

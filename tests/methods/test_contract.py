@@ -106,7 +106,7 @@ def test_the_forget_loss_moves_because_of_the_forget_set(name, domain):
 @pytest.mark.parametrize("name", [name for name in EVERY if SECOND_MODEL in facts_of(methods.METHODS[name]).needs])
 def test_no_teacher_moves(name, monkeypatch):
     teachers = []
-    home = import_module(f"nabla_tau.methods.{name.removesuffix('_rewind')}")
+    home = import_module(f"nabla_tau.methods.{'scrub' if name.startswith('scrub') else name}")
     for maker in ("frozen_copy", "untrained_copy"):
         if make := getattr(home, maker, None):
 

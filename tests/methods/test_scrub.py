@@ -54,6 +54,31 @@ def test_scrub_is_its_equation(settings):
     assert largest_difference(result.model, expected) < 1e-9 < largest_difference(result.model, model)
 
 
+def test_scrub_at_small_scale_is_the_equation_under_adam():
+    model, forget, retain, validation = ordered()
+    student, teacher, temperature = copy.deepcopy(model).train(), copy.deepcopy(model).eval(), 2.0
+    optimizer = torch.optim.Adam(student.parameters(), lr=5e-4, weight_decay=0.1)
+
+    def divergence(logits, x):
+        own, other = (torch.log_softmax(z / temperature, 1) for z in (logits, teacher(x).detach()))
+        return temperature**2 * (other.exp() * (other - own)).sum(1).mean()
+
+    def step(loss):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for epoch in range(10):
+        optimizer.param_groups[0]["lr"] = 5e-4 * 0.1 ** sum(epoch >= milestone for milestone in (5, 8, 9))
+        for x, _ in forget if epoch < 3 else ():
+            step(-divergence(student(x), x))
+        for x, y in retain:
+            logits = student(x)
+            step(functional.cross_entropy(logits, y) + 0.5 * divergence(logits, x))
+    result = unlearned(methods.scrub_small, model, forget, retain, validation)
+    assert largest_difference(result.model, student) < 1e-9 < largest_difference(result.model, model)
+
+
 def error(model, loader, shares=None):
     """Share of wrong predictions, by hand; with shares, each class by its own."""
     x, y = loader.dataset.tensors

@@ -19,7 +19,7 @@ from nabla_tau import checks
 from nabla_tau.auditing.arguments import argument_problems, named_models, naming, recorded_loss
 from nabla_tau.auditing.attacks import boosted_attack
 from nabla_tau.auditing.inputs import input_features
-from nabla_tau.auditing.matching import comparable, what_was_compared
+from nabla_tau.auditing.matching import comparable, one_of_each, what_was_compared
 from nabla_tau.auditing.measures import FEWEST_SAMPLES, PRIMARY, SETS, measure_model
 from nabla_tau.auditing.power import smallest_detectable
 from nabla_tau.auditing.ranks import auc, auc_difference
@@ -36,7 +36,7 @@ from nabla_tau.losses import PerSampleLoss, name_of, task_of
 from nabla_tau.memory import PUBLISHED_BATCH_SIZE
 from nabla_tau.modes import WithoutDropout, buffers_kept, reads_the_batch, unlearning_modes
 from nabla_tau.randomness import seeded
-from nabla_tau.sets import Source, chosen_rows, generators_of
+from nabla_tau.sets import Source, base_rows, chosen_rows, generators_of
 from nabla_tau.storage import Unlearned, fingerprint
 from nabla_tau.tasks import TaskInDoubt, infer_loss
 
@@ -148,7 +148,8 @@ class _Audit:
         for one in scores.values():
             for key, places in dropped.items():
                 one[key] = one[key].take(np.flatnonzero(~np.isin(one[key].positions, places)))
-        compared = what_was_compared(scores["unlearned"]["forget"], scores["unlearned"]["test"])
+        compared = self.one_row_each(scores)
+        compared += what_was_compared(scores["unlearned"]["forget"], scores["unlearned"]["test"])
         kept, matched = comparable(scores["unlearned"]["forget"], scores["unlearned"]["test"])
         for one in scores.values():
             one["forget"] = one["forget"].take(kept)
@@ -179,10 +180,14 @@ class _Audit:
                     findings.contents[name],
                     described.get(name),
                     self.salt,
+                    forgotten=name == "forget",
                 )
                 for name, source in self.sources.items()
             },
-            "warnings": findings.warnings + compared + self.doubts(fingerprints, loss),
+            "warnings": findings.warnings
+            + compared
+            + self.doubts(fingerprints, loss, findings.warnings)
+            + _told_nothing(measured, scores),
             "command": None,
             **self.procedure(loss, time.perf_counter() - started),
         }
@@ -210,6 +215,8 @@ class _Audit:
             outputs = shapes["unlearned"]
             findings = checks.survey_sets(self.sets, self.sources, model, loss, outputs)
             problems += findings.problems or checks.batch_problems(model, loss, batches)
+            if not problems:
+                findings.warnings.extend(checks.probability_doubts(model, loss, batches["forget"]))
             for name, one in models.items() if not problems else ():
                 with naming(name, problems):
                     if scores_change(one, loss, batches["forget"]):
@@ -297,6 +304,28 @@ class _Audit:
             }
         return found
 
+    def one_row_each(self, scores: dict[str, dict[str, Scores]]) -> list[str]:
+        """Leave one row of each id in forget and test set, and say so; matched sets are of the same ids both."""
+        rows = chosen_rows(self.sets["forget"])
+        if self.matched or rows is None or rows.id_column is None:
+            return []
+        told = []
+        for key in ("forget", "test"):
+            ids = checks.ids_of(self.sets[key], base_rows(self.sets[key]), rows.id_column)
+            if ids is None:
+                continue
+            mine = [ids[place] for place in scores["unlearned"][key].positions]
+            kept = one_of_each(mine, self.seed)
+            if len(kept) == len(mine) or len(kept) < FEWEST_IDS:
+                continue
+            for one in scores.values():
+                one[key] = one[key].take(kept)
+            told.append(
+                f"{key}: its {len(mine):,} rows belong to {len(kept):,} ids; one row of each, drawn at random, is "
+                "compared, as rows of one id are not independent."
+            )
+        return told
+
     def few_ids(self) -> dict[str, Any] | None:
         """A forget set that is the data of a few, with no unseen data of theirs: others are no match for it."""
         rows = chosen_rows(self.sets["forget"])
@@ -305,11 +334,11 @@ class _Audit:
         ids = len({str(one) for one in rows.ids})
         return {"ids": ids, "alarm": True} if ids < min(FEWEST_IDS, len(rows.ids)) else None
 
-    def doubts(self, fingerprints: dict[str, str], loss: PerSampleLoss) -> list[str]:
+    def doubts(self, fingerprints: dict[str, str], loss: PerSampleLoss, told: list[str]) -> list[str]:
         """Warnings: what `unlearn` warned about, another original or request, and scores that hang on the batch."""
         result = self.unlearned if isinstance(self.unlearned, Unlearned) else None
         settings = {} if result is None else result.settings
-        warnings = [] if result is None else [f"unlearning: {text}" for text in result.warnings]
+        warnings = [] if result is None else [f"unlearning: {text}" for text in result.warnings if text not in told]
         expected = settings.get("original_fingerprint")
         if expected is not None and fingerprints.get("original", expected) != expected:
             warnings.append(
@@ -340,7 +369,14 @@ class _Audit:
             for name, model in self.models.items()
             if (norms := reads_the_batch(model))
         ]
-        return warnings
+        return warnings + self.no_references(fingerprints)
+
+    def no_references(self, fingerprints: dict[str, str]) -> list[str]:
+        """Retrained models that are one and the same: then their bands have no width."""
+        retrained = [digest for name, digest in fingerprints.items() if name not in ("original", "unlearned")]
+        if len(set(retrained)) == len(retrained):
+            return []
+        return ["retrained: some have the same weights; give models that were trained with different seeds."]
 
     def procedure(self, loss: PerSampleLoss, seconds: float) -> dict[str, Any]:
         """How the model was made and audited, as far as it is known."""
@@ -362,6 +398,26 @@ class _Audit:
                 **{name: version(name) for name in ("nabla-tau", "torch", "numpy", "scikit-learn", "scipy")},
             },
         }
+
+
+def _told_nothing(measured: list[dict[str, Any]], scores: dict[str, dict[str, Scores]]) -> list[str]:
+    """Models of which no attack says what it should, whatever it finds."""
+    told = []
+    unseen = scores["unlearned"]["test"]
+    answers = unseen.predictions if unseen.predictions.size else unseen.losses
+    if np.ptp(answers, axis=0).max() == 0:
+        told.append(
+            "unlearned: it answers every unseen sample alike, as a model that tells nothing any more: that no attack "
+            "succeeds means nothing then."
+        )
+    for row in measured:
+        name, primary = row["name"], next(attack for attack in row["attacks"] if attack["primary"])
+        if name not in ("original", "unlearned") and primary["p"] < CONTROL_LEVEL and primary["auc"]["value"] > 0.5:
+            told.append(
+                f"{name}: the primary attack tells the forget set on it (AUC {primary['auc']['value']:.3f}); was it "
+                "trained without that?"
+            )
+    return told
 
 
 def _left_out(findings: checks.Findings) -> dict[str, list[int]]:
@@ -443,10 +499,12 @@ def _absent(data: dict[str, Any]) -> dict[str, str]:
     if data["controls"]["original"] is None:
         absent["original"] = "no original model was given: whether it had memorised the forget set cannot be said"
     scores = [attack["score"] for attack in data["models"][0]["attacks"]]
-    if scores == ["loss"]:
+    if scores == ["loss"] and data["settings"]["audit_loss"] == "regression":
+        absent["scores"] = "outputs (N, D) of a last linear layer would bring the norm of its gradient as another score"
+    elif scores == ["loss"]:
         absent["scores"] = "the loss is not one that the library knows: it is the only score"
     elif "gradient_norm" not in scores:
-        absent["gradient norm"] = "not every model has a last linear layer whose outputs are its own"
+        absent["gradient norm"] = "only of a model whose outputs, one row a sample, are those of its last linear layer"
     ours = next(model for model in data["models"] if model["name"] == "unlearned")
     if ours["residual"]["fraction"] is None:
         absent["residual fraction"] = "retained and unseen samples cost too much alike for a share between them"

@@ -10,7 +10,9 @@ from nabla_tau.auditing.scoring import Scores
 from nabla_tau.sets import chosen_rows
 
 
-def describe_set(data: Any, size: int, content: bytes, scores: Scores | None, salt: bytes | None) -> dict[str, Any]:
+def describe_set(
+    data: Any, size: int, content: bytes, scores: Scores | None, salt: bytes | None, *, forgotten: bool = False
+) -> dict[str, Any]:
     """One set, as the report shows it.
 
     Args:
@@ -19,20 +21,22 @@ def describe_set(data: Any, size: int, content: bytes, scores: Scores | None, sa
         content: hash over its rows; leaves the program under the salt only.
         scores: the set scored, for its targets; None if it was not.
         salt: secret bytes, or None.
+        forgotten: whether it is the forget set.
 
     Returns:
         samples; classes: how many samples each class has, for integer targets; fingerprint: HMAC-SHA256 of the content
-        under the salt; ids: the same of each id that `split` chose rows by, sorted, so that their order says nothing.
+        under the salt; ids: the same of each id that `forgotten` rows were chosen by, sorted, so that their order says
+        nothing. Of people who are kept there is none.
 
     Example:
         >>> from nabla_tau.sets import Rows
         >>> data = Rows("abcd", [1, 3], ids=["user-1", "user-3"], id_column="user_id")
-        >>> found = describe_set(data, 2, b"hash", None, salt=b"secret")
+        >>> found = describe_set(data, 2, b"hash", None, salt=b"secret", forgotten=True)
         >>> found["samples"], len(found["fingerprint"]), len(found["ids"]), "user-1" in str(found)
         (2, 64, 2, False)
     """
     rows = chosen_rows(data)
-    ids = None if rows is None or rows.ids is None else {str(one) for one in rows.ids}
+    ids = None if not forgotten or rows is None or rows.ids is None else {str(one) for one in rows.ids}
     return {
         "samples": size,
         "classes": None if scores is None else _class_counts(scores),

@@ -138,9 +138,10 @@ def _sentence(
 ) -> str:
     area = primary["auc"]
     seen = f"AUC {area['value']:.3f}, 95 % interval {area['low']:.3f} to {area['high']:.3f}"
+    told_by = f"{seen}, p = {primary['p']:.2g}"
     sizes = f"with {samples[0]:,} forget and {samples[1]:,} unseen samples"
     named = ", ".join(SHOWN.get(name, name.replace("_", " ")) for name in alarms)
-    others = f"; of the other attacks {named} alarm after correction" if alarms else ""
+    others = f"; of the other attacks {named} alarm{'s' * (len(alarms) == 1)} after correction" if alarms else ""
     sentences = {
         "not_answerable": _unanswered(controls.get("group"), samples),
         "unreliable": "Unreliable: two halves of the test set are told apart by the primary attack, which must not "
@@ -148,9 +149,8 @@ def _sentence(
         "nothing_memorised": "The primary attack finds on the original model, too, no sign that it memorised the "
         f"forget set, so a pass would mean nothing ({sizes}).",
         "residual": "Residual membership is detectable: forgotten samples cost less than unseen ones, as members do "
-        f"({seen}, {sizes}{others}).",
-        "over_forgotten": "Over-forgotten: forgotten samples cost more than unseen ones, which gives them away as well "
-        f"({seen}, {sizes}{others}).",
+        f"({told_by}, {sizes}{others}).",
+        "over_forgotten": _over_forgotten(primary, measured, f"({told_by}, {sizes}{others})"),
         "distinguishable": "Forget and unseen samples are distinguishable by other scores or by the shape of the "
         f"losses, although not by their rank ({seen}, {sizes}{others}).",
         "none_detectable": f"No residual membership detectable above a margin of {measured['margin']:.3f} AUC {sizes} "
@@ -175,12 +175,24 @@ def _found_on(original: dict[str, Any]) -> str:
 def _unanswered(group: dict[str, Any] | None, samples: tuple[int, int]) -> str:
     if group is not None:
         return (
-            f"Not answerable this way: the {samples[0]:,} forget samples belong to {group['ids']} ids alone, and "
-            "unseen samples of others differ from them, memory or not."
+            f"Not answerable this way: the {samples[0]:,} forget samples belong to "
+            f"{group['ids']} {'id' if group['ids'] == 1 else 'ids'} alone, and unseen samples of others differ from "
+            "them, memory or not."
         )
     return (
         "Not answerable this way: forget and test set can be told apart by their inputs alone, without any model, so "
         "an attack that succeeds shows nothing about memory."
+    )
+
+
+def _over_forgotten(primary: dict[str, Any], measured: dict[str, Any], found: str) -> str:
+    over = measured["over_forgetting"]
+    if primary["p"] < LEVEL or over is None:
+        return f"Over-forgotten: forgotten samples cost more than unseen ones, which gives them away as well {found}."
+    share = over["share"]["value"]
+    return (
+        f"Over-forgotten in part: {100 * share:.1f} % of the forgotten samples cost more than 99 % of the unseen ones, "
+        f"which gives them away, although by rank all of them together do not stand out {found}."
     )
 
 

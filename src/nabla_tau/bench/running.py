@@ -71,8 +71,8 @@ def run_cells(
 
     Raises:
         InvalidRequest: if data is missing, data or a stored model is damaged, a folder cannot be written to, or the
-            folder holds cells of another recipe or data, of another original model, or of another version of a method
-            that is to be measured on the same task.
+            folder holds cells of another recipe or data, of another original model, references by other code, or
+            cells of another version of a method that is to be measured on the same task.
         OSError: if a worker was killed.
 
     Example:
@@ -105,6 +105,7 @@ def run_cells(
     if retry_failed:
         finished = {cell: record for cell, record in finished.items() if record["status"] != "failed"}
     missing = [cell for cell in cells if cell not in finished]
+    problems += _other_references(missing, known.values(), versions)
     problems += _other_versions(missing, known.values(), versions)
     problems.refuse()
     statuses = [record["status"] for record in finished.values()]
@@ -116,6 +117,24 @@ def run_cells(
     other_code = sum(not _is_current(record, versions, "code") for record in finished.values())
     other_method = sum(not _is_current(record, versions, "method_code") for record in finished.values())
     return Outcome(len(finished), counts, other_code, other_method)
+
+
+def _other_references(missing: list[Cell], known: Iterable[Json], versions: Versions) -> list[str]:
+    """Retrained models by other code: a cell that is measured now would have nothing to be set against."""
+    wanted = {(cell.scale, cell.task, cell.seed, cell.forget) for cell in missing}
+    others = Counter(
+        record["cell"]["task"]
+        for record in known
+        if record["cell"]["method"] in REFERENCES and record["status"] == "done"
+        if tuple(record["cell"][name] for name in ("scale", "task", "seed", "forget")) in wanted
+        if not _is_current(record, versions, "code")
+    )
+    return [
+        f"results: expected originals and retrained models of {task} by the code that is here, got {count} cells by "
+        "other code, which a new one cannot be set against: choose another --output; where both give the same "
+        "numbers, show it with nabla-tau bench same."
+        for task, count in sorted(others.items())
+    ]
 
 
 def _other_versions(missing: list[Cell], known: Iterable[Json], versions: Versions) -> list[str]:

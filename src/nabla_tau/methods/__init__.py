@@ -15,6 +15,7 @@ from nabla_tau.methods.retrain import retrain
 from nabla_tau.methods.salun import salun
 from nabla_tau.methods.scrub import scrub
 from nabla_tau.methods.scrub_rewind import scrub_rewind
+from nabla_tau.methods.scrub_small import scrub_small
 from nabla_tau.methods.ssd import ssd
 from nabla_tau.problem import Epoch
 
@@ -27,6 +28,7 @@ METHODS: dict[str, Callable[..., Iterator[Epoch]]] = {
     "neggrad_plus": neggrad_plus,
     "scrub": scrub,
     "scrub_rewind": scrub_rewind,
+    "scrub_small": scrub_small,
     "ssd": ssd,
     "amnesiac": amnesiac,
     "bad_teacher": bad_teacher,
@@ -51,5 +53,6 @@ __all__ = [
     "salun",
     "scrub",
     "scrub_rewind",
+    "scrub_small",
     "ssd",
 ]

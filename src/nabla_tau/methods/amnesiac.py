@@ -42,8 +42,9 @@ def amnesiac(problem: Problem, *, epochs: int = 3, learning_rate: float = 1e-4) 
         ValueError: if the model tells fewer than two classes apart.
 
     Reference:
-        Graves, Nagisetty, Ganesh, Amnesiac Machine Learning, arXiv:2010.10981 (2021), unlearning by relabelling.
-        Settings: those of the comparison in Trippa et al., ∇τ, arXiv:2403.14339 (2024).
+        Graves, Nagisetty, Ganesh, Amnesiac Machine Learning, arXiv:2010.10981 (2021), unlearning by relabelling; the
+        name is theirs for another method, which takes back logged updates, and that of the comparison in Trippa et
+        al., ∇τ, arXiv:2403.14339 (2024), for this one. Settings: those of that comparison.
 
     Deviations:
         Of L labels, all are drawn anew, uniformly over the other 2^L − 1 rows of zeros and ones. Under augmentation a

@@ -62,7 +62,8 @@ def bad_teacher(
 
     Reference:
         Chundawat, Tarun, Mandal, Kankanhalli, Can Bad Teaching Induce Forgetting?, arXiv:2205.08096 (2023), the
-        unlearning objective; T² as in Hinton et al., arXiv:1503.02531 (2015), 1 at the default.
+        unlearning objective; T² as in Hinton et al., arXiv:1503.02531 (2015), 1 at the default. Settings: those of the
+        comparison in Foster et al., SSD, arXiv:2308.07707 (2023).
 
     Note:
         Until the first forget sample is read, the student is its good teacher and gradients are rounding alone, which

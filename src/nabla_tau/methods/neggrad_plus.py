@@ -61,7 +61,9 @@ def neggrad_plus(
         the baseline NegGrad+.
 
     Deviations:
-        The paper searches its settings task by task; the defaults are ours. The batch size is the request's.
+        The paper searches its settings task by task. Of the defaults, β and the learning rate are those that its
+        authors publish for small sets; epochs (theirs are 10) and momentum (theirs is none) are ours. The batch size
+        is the request's.
 
     Example:
         >>> import torch

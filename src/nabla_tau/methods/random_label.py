@@ -1,4 +1,4 @@
-"""Random labels: descend on wrong labels of the forget set and on the retain set, side by side."""
+"""Random labels: descend on wrong labels of the forget set, then on the retain set, pass after pass."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from nabla_tau.batches import Batch
-from nabla_tau.descent import Pairs, Term, descend_in_pairs, own_loss
+from nabla_tau.descent import descend_over, own_loss
 from nabla_tau.facts import EPOCHS, LABELS, LEARNING_RATE, MOMENTUM, RETAIN, WEIGHT_DECAY, Facts, Range, described
 from nabla_tau.problem import Epoch, Problem
 from nabla_tau.relabelling import RELABELLED, Relabelling
@@ -25,7 +25,7 @@ SETTINGS = {
     Facts(
         reference="Golatkar et al., arXiv:1911.04933 (2020), “random labels”; as “RL” in Fan et al., arXiv:2310.12508",
         needs=(LABELS, RETAIN),
-        passes="10 × the larger of D_f and D_r, of both",
+        passes="10 × D_f, 10 × D_r",
         mode="train",
         forgets="labels of any rows",
         keeps="no trace of certainty on the forget set, which a retrained model may well have: it stands out",
@@ -46,19 +46,19 @@ def random_label(
 
         L(θ) = E_{(x, y) ∈ D_f, y' ≠ y} ℓ(θ; x, y') + α · E_{(x, y) ∈ D_r} ℓ(θ; x, y)
 
-    y' is drawn anew in each round of the forget set, uniformly over the wrong labels. Each step takes a forget and a
-    retain batch; the shorter set goes round.
+    y' is drawn anew in each epoch, uniformly over the wrong labels. An epoch is a pass over D_f on the first term, then
+    one over D_r on the second.
 
     Args:
         problem: the request; its model is changed.
-        epochs: passes over the longer of the two sets.
+        epochs: passes over both sets.
         learning_rate: of SGD, above 0.
         retain_weight: α ≥ 0.
         momentum: of SGD, in [0, 1].
         weight_decay: of SGD.
 
     Yields:
-        An `Epoch` per pass; its forget loss is that of the wrong labels.
+        An `Epoch` per pass over both; its forget loss is that of the wrong labels.
 
     Raises:
         NonFiniteLoss: if a loss becomes NaN or infinite.
@@ -66,11 +66,11 @@ def random_label(
 
     Reference:
         Golatkar, Achille, Soatto, arXiv:1911.04933 (2020); the objective is the unmasked one of Fan et al., SalUn,
-        arXiv:2310.12508 (2023), and the settings those of the command published with it.
+        arXiv:2310.12508 (2023), and settings and order of the passes those published with it for CIFAR-10.
 
     Deviations:
-        Of L labels, all are drawn anew, uniformly over the other 2^L − 1 rows of zeros and ones. The batch size is the
-        request's.
+        The true label is never drawn, as in the paper's objective (the published code may draw it). Of L labels, all
+        are drawn anew, uniformly over the other 2^L − 1 rows of zeros and ones. The batch size is the request's.
 
     Example:
         >>> import torch
@@ -110,26 +110,20 @@ def relabelled_passes(
         >>> wrong[-1] < wrong[0]
         True
     """
-    pairs, relabelled = Pairs(problem), Relabelling(problem)
-    problem.settings.update(
-        epochs=epochs,
-        steps=epochs * pairs.steps,
-        forget_passes=epochs * pairs.steps / problem.forget.batches,
-        retain_passes=epochs * pairs.steps / problem.retain.batches,
-    )
-    problem.announce(epochs * pairs.steps)
-    wrong, right = own_loss(problem), own_loss(problem, retain_weight)
-    read = 0
+    steps = epochs * (problem.forget.batches + problem.retain.batches)
+    problem.settings.update(epochs=epochs, steps=steps, forget_passes=epochs, retain_passes=epochs)
+    problem.announce(steps)
+    relabelled = Relabelling(problem)
+    own, right = own_loss(problem), own_loss(problem, retain_weight)
 
-    def on_wrong_labels(batch: Batch | None) -> Any:
-        nonlocal read
-        relabelled.round = read // problem.forget.batches
-        read += 1
-        return wrong(relabelled(batch))
+    def wrong(batch: Batch | None) -> Any:
+        return own(relabelled(batch))
 
-    terms: tuple[Term, Term] = (on_wrong_labels, right)
-    for _ in range(epochs):
+    forget_order, retain_order = problem.generator(0), problem.generator(1)
+    for epoch in range(epochs):
         started = time.perf_counter()
+        relabelled.round = epoch
         with problem.training():
-            forget_loss, retain_loss = descend_in_pairs(problem, pairs, optimizer, *terms)
+            forget_loss = descend_over(problem, problem.forget, forget_order, optimizer, wrong)
+            retain_loss = descend_over(problem, problem.retain, retain_order, optimizer, right)
         yield Epoch(forget_loss=forget_loss, retain_loss=retain_loss, seconds=time.perf_counter() - started)

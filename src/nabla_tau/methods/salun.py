@@ -16,7 +16,7 @@ from nabla_tau.relabelling import RELABELLED
     Facts(
         reference="Fan et al., SalUn, arXiv:2310.12508 (2023), the saliency mask and its use with random labels",
         needs=(LABELS, RETAIN),
-        passes="1 × D_f for the mask; 10 × the larger of D_f and D_r, of both",
+        passes="1 × D_f for the mask; 10 × D_f, 10 × D_r",
         mode="train",
         forgets="labels of any rows",
         keeps="as `random_label`, and what the frozen half of the weights carries",
@@ -45,7 +45,7 @@ def salun(
 
     Args:
         problem: the request; its model is changed.
-        epochs: passes over the longer of the two sets.
+        epochs: passes over both sets.
         learning_rate: of SGD, above 0.
         mask_share: share of the weights that may move, in (0, 1].
         retain_weight: α ≥ 0 of `random_label`.
@@ -53,7 +53,7 @@ def salun(
         weight_decay: of SGD.
 
     Yields:
-        An `Epoch` per pass; its forget loss is that of the wrong labels.
+        An `Epoch` per pass over both; its forget loss is that of the wrong labels.
 
     Raises:
         NonFiniteLoss: if a loss becomes NaN or infinite.

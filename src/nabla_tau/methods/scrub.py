@@ -1,7 +1,7 @@
 """SCRUB: a student that disobeys its teacher on the forget set and obeys it on the retain set."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from nabla_tau.facts import (
 )
 from nabla_tau.problem import BatchLoss, Epoch, Problem
 
-# From the third and from the fifth pass on, a tenth of what it was.
+# After the third and after the fifth epoch the rate is a tenth of what it was.
 MILESTONES, DECAY = (3, 5), 0.1
 
 SETTINGS = {
@@ -90,11 +90,11 @@ def scrub(
     Reference:
         Kurmanji, Triantafillou, Hayes, Triantafillou, Towards Unbounded Machine Unlearning, arXiv:2302.09880 (2023),
         equation 3 and its alternation of steps; T² as in Hinton et al., arXiv:1503.02531 (2015). Settings: those of the
-        comparison in Trippa et al., ∇τ, arXiv:2403.14339 (2024).
+        comparison in Trippa et al., ∇τ, arXiv:2403.14339 (2024); those of its authors for small sets are `scrub_small`.
 
     Deviations:
-        Clipping is by norm. With labels that are no single class, KL is averaged over labels or tokens. The batch size
-        is the request's.
+        Gradients are clipped, by norm: the comparison names the value, the paper no clipping. With labels that are no
+        single class, KL is averaged over labels or tokens. The batch size is the request's.
 
     Example:
         >>> import torch
@@ -107,35 +107,60 @@ def scrub(
         ...     [epoch.forget_loss is not None for epoch in epochs]  # which passes over D_f precede
         [True, True, True, False, False, False]
     """
+    problem.settings.update(
+        optimizer="SGD", learning_rate=learning_rate, clip=clip, momentum=momentum, weight_decay=weight_decay
+    )
+    parameters = problem.trainable()
+    optimizer = torch.optim.SGD(parameters, learning_rate, momentum, weight_decay=weight_decay)
+
+    def clip_gradients(*_: Any) -> None:
+        nn.utils.clip_grad_norm_(parameters, clip)
+
+    optimizer.register_step_pre_hook(clip_gradients)
+    yield from alternating_passes(
+        problem, optimizer, MILESTONES, epochs, max_epochs, temperature=temperature, weight=distillation_weight
+    )
+
+
+def alternating_passes(
+    problem: Problem,
+    optimizer: torch.optim.Optimizer,
+    milestones: Sequence[int],
+    epochs: int,
+    max_epochs: int,
+    *,
+    temperature: float,
+    weight: float,
+) -> Iterator[Epoch]:
+    """The passes of SCRUB, with an optimiser of the caller's, whose rate falls to a tenth after some epochs.
+
+    Example:
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.eye(6), torch.arange(6) % 2
+        >>> request = Request(nn.Linear(6, 2), (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:]), device="cpu")
+        >>> with request.prepared() as problem:
+        ...     sgd = torch.optim.SGD(problem.trainable(), lr=0.1)
+        ...     epochs = list(alternating_passes(problem, sgd, (1,), 2, 1, temperature=4.0, weight=0.5))
+        >>> sgd.param_groups[0]["lr"], problem.settings["steps"]
+        (0.01, 3)
+    """
     max_epochs = min(max_epochs, epochs)
     steps = max_epochs * problem.forget.batches + epochs * problem.retain.batches
     problem.settings.update(
         epochs=epochs,
         max_epochs=max_epochs,
         steps=steps,
-        optimizer="SGD",
-        learning_rate=learning_rate,
         learning_rate_factor=DECAY,
-        learning_rate_milestones=list(MILESTONES),
+        learning_rate_milestones=list(milestones),
         temperature=temperature,
-        distillation_weight=distillation_weight,
-        clip=clip,
-        momentum=momentum,
-        weight_decay=weight_decay,
+        distillation_weight=weight,
         teachers=1,
         forget_passes=max_epochs,
         retain_passes=epochs,
     )
     problem.announce(steps)
     teacher = frozen_copy(problem)
-    parameters = problem.trainable()
-    optimizer = torch.optim.SGD(parameters, learning_rate, momentum, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, MILESTONES, DECAY)
-
-    def clip_gradients(*_: Any) -> None:
-        nn.utils.clip_grad_norm_(parameters, clip)
-
-    optimizer.register_step_pre_hook(clip_gradients)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, DECAY)
 
     def away(batch: Batch | None) -> tuple[Tensor, BatchLoss]:
         apart, loss = compared(problem, teacher, batch, temperature)
@@ -143,7 +168,7 @@ def scrub(
 
     def back(batch: Batch | None) -> tuple[Tensor, BatchLoss]:
         apart, loss = compared(problem, teacher, batch, temperature)
-        return loss.local + distillation_weight * apart.local, loss
+        return loss.local + weight * apart.local, loss
 
     forget_order, retain_order = problem.generator(0), problem.generator(1)
     for epoch in range(epochs):

@@ -55,7 +55,8 @@ def ssd(problem: Problem, *, selection: float = 10.0, dampening: float = 1.0) ->
 
     Deviations:
         The log-likelihood is minus the per-sample loss, whichever that is. The Fisher information of D is computed with
-        the request; the paper keeps it from the training.
+        the request; the paper keeps it from the training. It is the mean of squared gradients of single samples, as in
+        the paper's algorithm; the published code, which the settings were chosen with, squares gradients of batches.
 
     Example:
         >>> import torch
