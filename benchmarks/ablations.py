@@ -9,33 +9,23 @@ seeds, and the gap.
 
 import argparse
 import math
-import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, cast
 from unittest.mock import patch
 
 import torch
-from torch import nn
 
 from nabla_tau import target, trials
-from nabla_tau.bench.cells import ORIGINAL, RETRAINED, Bench, Cell
-from nabla_tau.bench.gap import COMPONENTS, gap, values
-from nabla_tau.bench.slices import ForgetSet, Setting
-from nabla_tau.bench.tasks import TASKS
-from nabla_tau.errors import UnlearningWarning
 from nabla_tau.facts import Facts, described, facts_of
 from nabla_tau.methods import nabla_tau
 from nabla_tau.objective import Step, descend
 from nabla_tau.problem import Epoch, Method, Problem
+from side_by_side import compare
 
-Row = dict[str, Any]
-SCALE = "ablation"
 DEFAULT = sys.modules[nabla_tau.__module__]
 PARTS = (DEFAULT, trials, target)
 """Modules that the default is made of."""
@@ -122,14 +112,6 @@ VARIANTS = {
 OF_LABELS = {"no price of removed labels": without(replace(FACTS, prices=False))}
 
 
-def measured(request: ForgetSet, model: nn.Module, name: str) -> Row:
-    return {
-        "cell": {"method": name},
-        "audit": request.audited(model),
-        "js_to_retrained": request.divergence(model, name),
-    }
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("task")
@@ -139,29 +121,11 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", choices=[*VARIANTS, *OF_LABELS], help="these variants; else all")
     arguments.add_argument("--passes", type=int, help="of training; as many as at quick if left out")
     options = arguments.parse_args()
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", UnlearningWarning)
-    recipes = TASKS[options.task].recipes
-    recipes[SCALE] = replace(recipes["quick"], epochs=options.passes or recipes["quick"].epochs)  # type: ignore[index]
-    bench = Bench(options.models, torch.device("cpu"), Path(os.environ["NABLA_TAU_DATA"]))
     variants = {**VARIANTS, **OF_LABELS} if options.forget in ("class", "subclass") else VARIANTS
     if wrong := set(options.only or ()) - set(variants):
         arguments.error(f"expected variants that apply to {options.forget}, got {', '.join(sorted(wrong))}")
     variants = {name: one for name, one in variants.items() if name in (options.only or variants)}
-    rows: dict[str, list[tuple[dict[str, float], float]]] = {}
-    for seed in options.seeds:
-        request = ForgetSet(Setting(Cell(SCALE, options.task, seed, options.forget, ORIGINAL), bench), options.forget)
-        references = [measured(request, request.retrained[name].model, name) for name in RETRAINED]
-        records = [(ORIGINAL, measured(request, request.setting.original.model, ORIGINAL))]
-        records += [("retrained", reference) for reference in references]
-        records += [(name, measured(request, request.unlearn(one, None)[0], name)) for name, one in variants.items()]
-        for name, record in records:
-            rows.setdefault(name, []).append((values(record), gap(record, references)))
-    names = [component.name for component in COMPONENTS if component.name in rows[ORIGINAL][0][0]]
-    print("| variant | " + " | ".join([*names, "gap"]) + " |\n" + "| --- " * (len(names) + 2) + "|")
-    for variant, found in rows.items():
-        cells = [f"{fmean(one[name] for one, _ in found):.1f}" for name in names]
-        print(f"| {variant} | " + " | ".join([*cells, f"{fmean(distance for _, distance in found):.1f}"]) + " |")
+    print(compare(variants, options.task, options.forget, options.seeds, options.models, options.passes))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ablations import measured
 from nabla_tau.bench.cells import ORIGINAL, RETRAINED, UNLEARNING, Bench, Cell
 from nabla_tau.bench.clock import clock
 from nabla_tau.bench.gap import gap, values
@@ -33,6 +32,7 @@ from nabla_tau.bench.storing import write_json
 from nabla_tau.bench.tasks import TASKS
 from nabla_tau.errors import UnlearningWarning
 from nabla_tau.problem import Method
+from side_by_side import measured
 from step_report import machine
 
 TASK, FORGET, SEED = "cifar10", "random-0.15", 0

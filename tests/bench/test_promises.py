@@ -102,3 +102,11 @@ def test_comparisons_that_are_all_undecided_are_neither_kept_nor_missed():
     text = "\n".join(promise_table(grouped([*first, record("ssd", 0, 0.01)]), OURS))
     assert "0 of 1 comparisons won, 0 lost, 1 undecided" in text
     assert "without a loss 100 % (≥ 90 %, and more wins than losses): not resolved" in text
+
+
+def test_comparisons_with_runs_that_did_nothing_are_counted_apart():
+    idle = [record("scrub", one["cell"]["seed"], 0.301) for one in cells(0.0) if one["cell"]["method"] == OURS]
+    moved = [record("ssd", one["cell"]["seed"], 0.1) for one in cells(0.0) if one["cell"]["method"] == OURS]
+    text = "\n".join(promise_table(grouped([*cells(0.0), *idle, *moved]), OURS))
+    assert "by gap: 2 of 2 comparisons won" in text
+    assert "than doing nothing, or by less than 0.5 point: 1; of the other 1, 1 are won, 0 lost." in text

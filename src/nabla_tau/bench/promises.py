@@ -8,7 +8,7 @@ from statistics import fmean
 
 from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import ORIGINAL
-from nabla_tau.bench.comparing import LOSS, UNDECIDED, WIN, Mean, compare, mean_of
+from nabla_tau.bench.comparing import LOSS, MARGIN, UNDECIDED, WIN, Mean, compare, mean_of
 from nabla_tau.bench.gap import JS
 from nabla_tau.bench.reading import FLOOR, BySeed, Group
 from nabla_tau.bench.records import original_of
@@ -197,16 +197,18 @@ def _originals(group: Group) -> dict[int, str | None]:
 
 
 def _against_others(groups: Sequence[Group], ours: str) -> list[str]:
-    """Comparisons by gap, at published and at searched settings."""
+    """Comparisons by gap, at published and at searched settings; those with runs that did next to nothing apart."""
     lines = []
     for searched, bar in NO_LOSS.items():
-        outcomes = Counter(
-            found.outcome
+        found = [
+            (compared.outcome, _is_idle(group, name))
             for group in groups
             for name in group.methods
             if name not in (ours, FLOOR, ORIGINAL, *STUDY) and name.endswith("+tuned") == searched
-            if (found := compare(group.gaps(ours), group.gaps(name)))
-        )
+            if (compared := compare(group.gaps(ours), group.gaps(name)))
+        ]
+        outcomes = Counter(outcome for outcome, _ in found)
+        active = Counter(outcome for outcome, idle in found if not idle)
         total = sum(outcomes.values())
         if total:
             share = 100 * (total - outcomes[LOSS]) / total
@@ -216,9 +218,17 @@ def _against_others(groups: Sequence[Group], ours: str) -> list[str]:
             lines.append(
                 f"Against other methods at {settings} settings, by gap: {outcomes[WIN]} of {total} comparisons won, "
                 f"{outcomes[LOSS]} lost, {outcomes[UNDECIDED]} undecided; without a loss {share:.0f} % (≥ {bar:.0f} %, "
-                f"and more wins than losses): {verdict}."
+                f"and more wins than losses): {verdict}. With runs that end no nearer to retrained models "
+                f"than doing nothing, or by less than {MARGIN} point: {total - sum(active.values())}; of the other "
+                f"{sum(active.values())}, {active[WIN]} are won, {active[LOSS]} lost."
             )
     return ["", *(line for one in lines for line in (one, ""))][:-1] if lines else []
+
+
+def _is_idle(group: Group, method: str) -> bool:
+    """Whether a method ends no nearer to retrained models than doing nothing, in the mean over its seeds."""
+    nearer = _minus(group.gaps(ORIGINAL), group.gaps(method))
+    return bool(nearer) and fmean(nearer.values()) < MARGIN
 
 
 def _promise(point: str, group: Group, by_seed: BySeed, low: float = -math.inf, high: float = math.inf) -> Promise:

@@ -1,0 +1,65 @@
+"""Methods on the same models of a task of the benchmark at `quick`, as rows of one table."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import nn
+
+from nabla_tau.bench.cells import ORIGINAL, RETRAINED, Bench, Cell
+from nabla_tau.bench.gap import COMPONENTS, gap, values
+from nabla_tau.bench.slices import ForgetSet, Setting
+from nabla_tau.bench.tasks import TASKS
+from nabla_tau.errors import UnlearningWarning
+from nabla_tau.problem import Method
+
+Row = dict[str, Any]
+SCALE = "side-by-side"
+
+
+def compare(
+    methods: Mapping[str, Method], task: str, forget: str, seeds: list[int], models: Path, passes: int | None = None
+) -> str:
+    """A row for each method: the components of the gap to retrained, in points, as means over seeds, and the gap.
+
+    Args:
+        methods: by the names they get in the table.
+        task: of the benchmark.
+        forget: a forget set of the task.
+        seeds: of splits, models and methods.
+        models: folder of trained models, each trained once.
+        passes: of training; as many as at quick if left out.
+    """
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UnlearningWarning)
+    recipes = TASKS[task].recipes
+    recipes[SCALE] = replace(recipes["quick"], epochs=passes or recipes["quick"].epochs)  # type: ignore[index]
+    bench = Bench(models, torch.device("cpu"), Path(os.environ["NABLA_TAU_DATA"]))
+    rows: dict[str, list[tuple[dict[str, float], float]]] = {}
+    for seed in seeds:
+        request = ForgetSet(Setting(Cell(SCALE, task, seed, forget, ORIGINAL), bench), forget)
+        references = [measured(request, request.retrained[name].model, name) for name in RETRAINED]
+        records = [(ORIGINAL, measured(request, request.setting.original.model, ORIGINAL))]
+        records += [("retrained", reference) for reference in references]
+        records += [(name, measured(request, request.unlearn(one, None)[0], name)) for name, one in methods.items()]
+        for name, record in records:
+            rows.setdefault(name, []).append((values(record), gap(record, references)))
+    names = [component.name for component in COMPONENTS if component.name in rows[ORIGINAL][0][0]]
+    lines = ["| method | " + " | ".join([*names, "gap"]) + " |", "| --- " * (len(names) + 2) + "|"]
+    for method, found in rows.items():
+        cells = [f"{fmean(one[name] for one, _ in found):.1f}" for name in names]
+        lines.append(f"| {method} | " + " | ".join([*cells, f"{fmean(distance for _, distance in found):.1f}"]) + " |")
+    return "\n".join(lines)
+
+
+def measured(request: ForgetSet, model: nn.Module, name: str) -> Row:
+    return {
+        "cell": {"method": name},
+        "audit": request.audited(model),
+        "js_to_retrained": request.divergence(model, name),
+    }
