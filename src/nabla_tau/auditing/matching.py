@@ -83,8 +83,8 @@ def comparable(scores: Scores, test: Scores) -> tuple[Numbers, Numbers]:
 def one_of_each(ids: Sequence[Any], seed: int) -> Numbers:
     """Positions of one row of each id, drawn at random.
 
-    Rows of one person are alike, and every test counts on rows that are independent: 25 people of 20 rows each, never
-    seen, would alarm in nearly half of all audits.
+    Rows of one person are alike, and every test counts on rows that are independent: of 25 people of 20 rows each, whom
+    a model never saw, the primary attack would alarm in nearly half of all audits (`benchmarks/people.py`).
 
     Args:
         ids: of the rows, length n; a row whose id is None or NaN is nobody's, and stands for itself.
