@@ -193,6 +193,15 @@ def test_other_tasks_bring_their_own_measures():
     assert [attack["score"] for attack in found.data["models"][0]["attacks"]] == ["loss"]
 
 
+def test_large_losses_leave_room_for_what_they_are():
+    x, generator = torch.randn(200, 4), torch.Generator().manual_seed(0)
+    y = 30_000 * torch.randn(200, 1, generator=generator)
+    sets = {name: (x[cut], y[cut]) for name, cut in (("forget", slice(60)), ("retain", slice(60, 120)))}
+    found = audit(nn.Linear(4, 1), original=nn.Linear(4, 1), test=(x[120:], y[120:]), **sets, device="cpu")
+    lines = str(found).splitlines()
+    assert any(line.strip("│ ").startswith("forget loss") and "e+08" in line and line.endswith("│") for line in lines), lines
+
+
 def test_problems_come_together(original):
     data = TensorDataset(*TRAIN)
     broken = copy.deepcopy(original)

@@ -14,6 +14,7 @@ from nabla_tau.auditing.page import page
 from nabla_tau.storage import move_whole, require_writable
 
 REPORT, PAGE = "report.json", "report.html"
+LABEL_WIDTH, LARGE = 17, 1_000.0  # of the table on a terminal: its first column; numbers without decimals
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Report:
         retrained = [model for model in models if model["name"].startswith("retrained")]
         columns = [[model] for model in models if model not in retrained] + ([retrained] if retrained else [])
         table = Table(pad_edge=False)
-        table.add_column("")
+        table.add_column("", min_width=LABEL_WIDTH)
         for column in columns:
             many = f"retrained, mean of {len(column)}" if len(column) > 1 else column[0]["name"]
             table.add_column(many, justify="right", no_wrap=len(column) == 1)
@@ -164,5 +165,10 @@ def _short(estimates: Any) -> str:
         return "-"
     value = sum(estimate["value"] for estimate in known) / len(known)
     if len(known) > 1 or known[0]["low"] is None or known[0]["high"] is None:
-        return f"{value:.3f}"
-    return f"{value:.3f} [{known[0]['low']:.2f}, {known[0]['high']:.2f}]"
+        return _figure(value, 3)
+    return f"{_figure(value, 3)} [{_figure(known[0]['low'], 2)}, {_figure(known[0]['high'], 2)}]"
+
+
+def _figure(value: float, decimals: int) -> str:
+    """With so many decimals, and no more digits than a column of the terminal has room for."""
+    return f"{value:.{decimals}f}" if abs(value) < LARGE else f"{value:.{decimals}g}"
