@@ -141,7 +141,7 @@ def alternating_passes(
         >>> with request.prepared() as problem:
         ...     sgd = torch.optim.SGD(problem.trainable(), lr=0.1)
         ...     epochs = list(alternating_passes(problem, sgd, (1,), 2, 1, temperature=4.0, weight=0.5))
-        >>> sgd.param_groups[0]["lr"], problem.settings["steps"]
+        >>> round(sgd.param_groups[0]["lr"], 4), problem.settings["steps"]
         (0.01, 3)
     """
     max_epochs = min(max_epochs, epochs)
