@@ -4,7 +4,6 @@ A set is a map-style dataset (torch or Hugging Face), a tuple or dict of tensors
 retain set may also be a stream.
 """
 
-import math
 import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -588,7 +587,11 @@ def _column(name: str, value: Any, *, text: bool) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # nothing is ever written to an array that is read-only
             return torch.from_numpy(array.astype(np.int64) if array.dtype in _WIDE else array)
-    if array is not None and text and (array.dtype.kind == "U" or all(map(_is_text_or_gap, array.flat))):
+    if (
+        array is not None
+        and text
+        and (array.dtype.kind == "U" or all(isinstance(v, str) or is_missing(v) for v in array.flat))
+    ):
         return array
     kind = type(value).__name__ if array is None else f"{array.dtype} values"
     raise ValueError(
@@ -598,8 +601,28 @@ def _column(name: str, value: Any, *, text: bool) -> Any:
 
 
 def _is_text_or_gap(value: Any) -> bool:
-    """As pandas reads a column of text: what is missing there is NaN."""
-    return isinstance(value, str | None) or (isinstance(value, float) and math.isnan(value))
+    return isinstance(value, str) or is_missing(value)
+
+
+def plain(value: Any) -> Any:
+    """A number of torch or NumPy as Python's own: as text it is that of no tensor.
+
+    Example:
+        >>> plain(torch.tensor(17)), plain("user-17")
+        (17, 'user-17')
+    """
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN or pandas' NA: no id, whatever it is compared with.
+
+    Example:
+        >>> is_missing(float("nan")), is_missing("nan")
+        (True, False)
+    """
+    own = plain(value)
+    return own is None or type(own).__name__ in ("NAType", "NaTType") or own != own
 
 
 def _at(name: str) -> str:

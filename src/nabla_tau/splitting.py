@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from nabla_tau.batches import TARGET_KEYS
 from nabla_tau.errors import InvalidRequest, Problems, some, whole_number
-from nabla_tau.sets import Columns, Rows, as_dataset, changes_no_row
+from nabla_tau.sets import Columns, Rows, as_dataset, changes_no_row, is_missing, plain
 
 UNSEARCHED = "rows with an id that is to be forgotten were not looked for, leave them out yourself"
 
@@ -116,7 +116,7 @@ def _split(
     unknown: list[str] = []
     mask: np.ndarray[Any, Any]
     if selector == "classes":
-        mask = _of_classes(data, [_plain(value) for value in asked])
+        mask = _of_classes(data, [plain(value) for value in asked])
     elif selector == "ids" and id_column is not None:
         column = read_column(data, id_column)
         mask, unknown = _of_ids(column, asked, id_column, skip_unknown=skip_unknown)
@@ -227,7 +227,7 @@ def read_column(data: Any, name: str) -> list[Any]:
     elif len(data) and isinstance(first := data[0], Mapping):
         columns = list(first)
         if name in first:
-            return [_plain(data[row][name]) for row in range(len(data))]
+            return [plain(data[row][name]) for row in range(len(data))]
     if not columns:
         raise ValueError(
             f"Expected a column {name!r}, got samples without column names: pass a dict of columns, "
@@ -243,11 +243,6 @@ def read_column(data: Any, name: str) -> list[Any]:
 def _rows(data: Any, rows: np.ndarray[Any, Any], column: list[Any] | None, id_column: str | None, **told: Any) -> Rows:
     ids = None if column is None else [column[row] for row in rows]
     return Rows(data, rows.tolist(), ids, id_column, **told)
-
-
-def _plain(value: Any) -> Any:
-    """A number of torch or NumPy as Python's own: as text it is that of no tensor."""
-    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _of_rows(data: Any, forget: Any) -> np.ndarray[Any, Any]:
@@ -352,8 +347,8 @@ def _of_ids(
     column: list[Any], ids: Iterable[Any], id_column: str, *, skip_unknown: bool
 ) -> tuple[np.ndarray[Any, Any], list[str]]:
     """Rows whose id is asked for, and the ids that occur in none."""
-    wanted = {str(_plain(value)) for value in ids}
-    there = [None if _is_missing(value) else str(value) for value in column]  # a row without an id is nobody's
+    wanted = {str(plain(value)) for value in ids}
+    there = [None if is_missing(value) else str(value) for value in column]  # a row without an id is nobody's
     decimals = " (the column holds decimals, as 17.0 for 17: make them whole numbers)" * _are_decimals(column)
     unknown = sorted(wanted - set(there))
     if unknown and not skip_unknown:
@@ -375,20 +370,14 @@ def _listed(ids: Any) -> tuple[Any, list[str]]:
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
         return ids, []
     listed = list(ids)
-    missing = sum(map(_is_missing, listed))
+    missing = sum(map(is_missing, listed))
     told = f"ids: expected ids, got {missing} that are None or NaN: leave out the lines of your list that have none."
     return listed, [told] if missing else []
 
 
-def _is_missing(value: Any) -> bool:
-    """None, NaN or pandas' NA: no id, whatever it is compared with."""
-    plain = _plain(value)
-    return plain is None or type(plain).__name__ in ("NAType", "NaTType") or plain != plain
-
-
 def _are_decimals(column: list[Any]) -> bool:
     """Whole numbers among which there was a gap, as pandas keeps them."""
-    return any(isinstance(value, float) and not _is_missing(value) for value in column)
+    return any(isinstance(value, float) and not is_missing(value) for value in column)
 
 
 def _random_share(size: int, fraction: float, seed: int) -> np.ndarray[Any, Any]:

@@ -369,14 +369,10 @@ class _Audit:
             for name, model in self.models.items()
             if (norms := reads_the_batch(model))
         ]
-        return warnings + self.no_references(fingerprints)
-
-    def no_references(self, fingerprints: dict[str, str]) -> list[str]:
-        """Retrained models that are one and the same: then their bands have no width."""
         retrained = [digest for name, digest in fingerprints.items() if name not in ("original", "unlearned")]
-        if len(set(retrained)) == len(retrained):
-            return []
-        return ["retrained: some have the same weights; give models that were trained with different seeds."]
+        if len(set(retrained)) < len(retrained):  # their bands would have no width
+            warnings.append("retrained: some have the same weights; give models trained with different seeds.")
+        return warnings
 
     def procedure(self, loss: PerSampleLoss, seconds: float) -> dict[str, Any]:
         """How the model was made and audited, as far as it is known."""

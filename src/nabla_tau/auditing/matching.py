@@ -9,6 +9,7 @@ from scipy.stats import chi2_contingency
 from nabla_tau.auditing.scoring import Numbers, Scores
 from nabla_tau.auditing.verdict import CONTROL_LEVEL
 from nabla_tau.errors import some
+from nabla_tau.sets import is_missing
 
 STRAY = 0.1
 """A class whose share of a set is less than this part of its share of the test set is there by stray rows alone."""
@@ -97,7 +98,7 @@ def one_of_each(ids: Sequence[Any], seed: int) -> Numbers:
         >>> len(one_of_each(["user-1", "user-2", "user-1", None, None], seed=0))
         4
     """
-    names = [f"nobody {row}" if value is None or value != value else f"id {value}" for row, value in enumerate(ids)]
+    names = [f"nobody {row}" if is_missing(value) else f"id {value}" for row, value in enumerate(ids)]
     order = np.random.default_rng(seed).permutation(len(names))
     _, first = np.unique(np.array(names, dtype=object)[order].astype(str), return_index=True)
     kept: Numbers = np.sort(order[first])
