@@ -627,6 +627,7 @@ def test_a_target_that_was_not_reached_is_told_with_a_way_on(sets):
     assert "Rows to keep that teach the same hold it up" in advice(4)
 
 
+@pytest.mark.filterwarnings("ignore:the target was not reached")
 def test_a_difference_that_is_no_more_than_chance_is_told():
     rows = clusters(300, 0)
     model = fit(nn.Linear(6, 3), *clusters(300, 1))  # it saw none of them
