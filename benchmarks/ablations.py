@@ -39,8 +39,10 @@ def without(facts: Facts = FACTS, **other: Any) -> Method:
     def variant(problem: Problem) -> Iterator[Epoch]:
         with ExitStack() as changed:
             for name, value in other.items():
-                for module in (part for part in PARTS if hasattr(part, name)):
-                    changed.enter_context(patch.object(module, name, value))
+                parts = [part for part in PARTS if hasattr(part, name)]
+                assert parts, f"no part of the default has {name}"
+                for part in parts:
+                    changed.enter_context(patch.object(part, name, value))
             yield from nabla_tau(problem)
 
     return variant
@@ -54,12 +56,25 @@ def descend_in_units_of_the_loss(*arguments: Any, unit: float, **named: Any) -> 
     return descend(*arguments, **named)
 
 
+def progress(problem: Problem) -> float:
+    """How far the plan is, x: e/E in pass e; where it is cut short it goes on to 1 step by step. 1 after it."""
+    settings, steps, batches = problem.settings, problem.steps, problem.forget.batches
+    cut = settings.get("plan_cut_short_after")
+    end = settings["steps"] if cut is None else cut + settings["look_every"] * batches
+    if steps >= end:
+        return 1.0
+    if cut is None:
+        return float(steps // batches / settings["epochs"])
+    done = cut / settings["steps"]
+    return float(done + (1 - done) * (steps - cut) / (end - cut))
+
+
 def falling(power: float, after: float) -> Callable[..., Step]:
-    """Steps of an α that falls to 0 over the plan, as published where the power is 1; after it α · `after`."""
+    """Steps of an α that falls to 0 over the plan, α (1 − x) or later; after it α · `after`."""
 
     def step(problem: Problem, *arguments: Any, alpha: float, largest_weight: float, **named: Any) -> Step:
-        progress = problem.steps / problem.settings["steps"]
-        other = alpha * (1 - progress**power if progress < 1 else after)
+        x = progress(problem)
+        other = alpha * (1 - x**power if x < 1 else after)
         scale = (1 - other) / (1 - alpha)
         named["retain_weight"] *= scale
         return descend(problem, *arguments, alpha=other, largest_weight=scale * largest_weight, **named)
@@ -68,8 +83,7 @@ def falling(power: float, after: float) -> Callable[..., Step]:
 
 
 def descend_unpushed_after_the_plan(problem: Problem, *arguments: Any, largest_weight: float, **named: Any) -> Step:
-    planned = problem.steps < problem.settings["steps"]
-    return descend(problem, *arguments, largest_weight=largest_weight if planned else 0.0, **named)
+    return descend(problem, *arguments, largest_weight=largest_weight if progress(problem) < 1 else 0.0, **named)
 
 
 def descend_without_yielding(*arguments: Any, alpha: float, largest_weight: float, **named: Any) -> Step:
@@ -92,6 +106,7 @@ VARIANTS = {
     "default": without(),
     "weights not shrunk": without(SHRINKING=1.0),
     "α falls linearly, as published": without(descend=falling(1, after=0.0)),
+    "α falls linearly, and is back after the plan": without(descend=falling(1, after=1.0)),
     "α falls late, and is back after the plan": without(descend=falling(2, after=1.0)),
     "rates from 1e-3 down": without(LEARNING_RATES=trials.LEARNING_RATES[1:]),
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
@@ -104,7 +119,7 @@ VARIANTS = {
     "every batch by itself": without(LAST_BATCH=1.0),
     "batch norm frozen": without(changing_batch_norms=lambda model: []),
     "momentum kept": without(lose_momentum=lambda optimizer: None),
-    "α₀ = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),
+    "α = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),
     "two passes over the larger set": without(PASSES=2),
     "one pass over the larger set": without(PASSES=1),
     "80 steps at least": without(LEAST_STEPS=80),

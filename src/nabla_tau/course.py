@@ -1,6 +1,7 @@
 """How the plan of ∇τ is gone through, cut short, and gone on after."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 
 import torch
 from torch.optim.lr_scheduler import LinearLR
@@ -16,16 +17,18 @@ class Course:
     Args:
         optimizer: its rate is that of the first pass.
         epochs: passes, E.
+        look_every: passes from one look at the retain set to the next; as many are left when the plan is cut short.
+        batches: steps of a pass.
 
     Attributes:
         end: passes after which the plan is done.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1.0)
-        >>> course, rates = Course(optimizer, epochs=10), []
+        >>> course, rates = Course(optimizer, epochs=10, look_every=2, batches=2), []
         >>> for epoch in range(6):
         ...     if epoch == 4:
-        ...         course.cut_short(epoch, passes=2, batches=2)  # from 1 − 0.9 · 4/10
+        ...         course.cut_short(epoch)  # from 1 − 0.9 · 4/10
         ...     for _ in range(2):
         ...         optimizer.step()
         ...         rates.append(round(optimizer.param_groups[0]["lr"], 3))
@@ -35,23 +38,23 @@ class Course:
         [1.0, 1.0, 0.91, 0.91, 0.82, 0.82, 0.73, 0.73, 0.64, 0.505, 0.37, 0.235]
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-        self.end = epochs
+    def __init__(self, optimizer: torch.optim.Optimizer, epochs: int, look_every: int, batches: int) -> None:
+        self.end, self.look_every, self.batches = epochs, look_every, batches
         self.by_steps = False
         self.schedule = LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, epochs)
 
-    def is_look(self, epoch: int, every: int) -> bool:
-        """Whether it is looked at before this pass if the retain set is back: after the plan, or to cut it short."""
+    def is_look(self, epoch: int) -> bool:
+        """Whether the retain set is looked at before this pass: after the plan, and in it while a cut saves passes."""
         if epoch >= self.end:
-            return (epoch - self.end) % every == 0
-        return 0 < epoch < self.end - every and epoch % every == 0
+            return (epoch - self.end) % self.look_every == 0
+        return 0 < epoch < self.end - self.look_every and epoch % self.look_every == 0
 
-    def cut_short(self, epoch: int, passes: int, batches: int) -> None:
-        """What is left from this pass on is gone through in so many passes, of so many batches."""
+    def cut_short(self, epoch: int) -> None:
+        """The plan ends at the next look."""
         [first], [now] = self.schedule.base_lrs, self.schedule.get_last_lr()
         last = LAST_LEARNING_RATE_FACTOR * float(first) / float(now)
-        self.schedule = LinearLR(self.schedule.optimizer, 1.0, last, passes * batches)
-        self.end, self.by_steps = epoch + passes, True
+        self.schedule = LinearLR(self.schedule.optimizer, 1.0, last, self.look_every * self.batches)
+        self.end, self.by_steps = epoch + self.look_every, True
 
     def step_done(self) -> None:
         """The rate falls step by step where the plan is cut short."""
@@ -70,7 +73,7 @@ class Repair:
 
     Attributes:
         allowed: what the retain set may cost, L_r⁰ + m/100.
-        found: what it cost at each look.
+        last: what it cost at the last look.
 
     Example:
         >>> repair = Repair(allowed=0.1)
@@ -79,9 +82,9 @@ class Repair:
     """
 
     allowed: float
-    found: list[float] = field(default_factory=list)
+    last: float = math.inf
 
     def goes_on(self, retain_loss: float) -> bool:
         """Whether the retain set costs more than it may, and less than at the last look."""
-        self.found.append(retain_loss)
-        return retain_loss > self.allowed and (len(self.found) == 1 or retain_loss < self.found[-2])
+        last, self.last = self.last, retain_loss
+        return self.allowed < retain_loss < last

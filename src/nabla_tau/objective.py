@@ -151,7 +151,7 @@ def descend(
 
     ascend = _ascend if problem.micro_batch_size is None else _ascend_in_parts
     made = False
-    while not made:  # a step that overflows in fp16 is made again: neither α nor a schedule counts it
+    while not made:  # a step that overflows in fp16 is made again: nothing counts it
         forget, weight = ascend(problem, forget_batch, weight_of)
         with around_retain():
             retain = problem.accumulate(retain_batch, 1 - alpha if retain_weight is None else retain_weight)

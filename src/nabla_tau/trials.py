@@ -23,7 +23,7 @@ LEARNING_RATES = (3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)
 SHRINKING = 0.9
 TRIAL_STEPS = 20
 JUDGED_BATCHES = 5
-LARGEST_CHANGE = 1 / 3  # of what the retain set costs, up in a trial and down in the run, of what was memorised
+LARGEST_CHANGE = 1 / 3  # of what was memorised: how far the retain set's cost may go up in a trial, down in the run
 LARGEST_MOVE = 1  # of its rows, likewise
 NONE_CAME_BACK = "at every higher one a trial cost the retain set too much, or moved its rows too far"
 

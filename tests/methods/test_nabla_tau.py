@@ -1,4 +1,4 @@
-"""What the default adds to the objective: bounds, the learning rate's trial, the loss of momentum."""
+"""What the default adds to the objective: bounds, trials of the rate, the course of its plan, the loss of momentum."""
 
 import copy
 import math
@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nabla_tau import losses, target, trials, unlearn
+from nabla_tau.course import Course
 from nabla_tau.methods.nabla_tau import derive
 from nabla_tau.objective import RunningMean, descend
 from nabla_tau.problem import Epoch, NonFiniteLoss
@@ -292,19 +293,25 @@ FEWER = {  # of one batch
 
 def test_the_run_goes_on_while_the_retain_set_is_not_back(memorised, monkeypatch):
     monkeypatch.setattr(DEFAULT, "LEAST_STEPS", 20)  # far from back
-    totals = []
+    totals, alphas = [], set()
+
+    def watched(*arguments, alpha, **named):
+        alphas.add(alpha)
+        return descend(*arguments, alpha=alpha, **named)
+
+    monkeypatch.setattr(DEFAULT, "descend", watched)
     request = Request(memorised, **FEWER, device="cpu", batch_size=64)
     request.on_step = lambda done, total: totals.append(total)
     longer = request.run()
     settings = longer.settings
     planned, more = longer.epochs[: settings["epochs"]], longer.epochs[settings["epochs"] :]
     assert more
-    assert {epoch.alpha for epoch in longer.epochs} == {settings["alpha"]}
+    assert alphas == {settings["alpha"]} == {0.25}  # 5/3 of 45 in 300
     assert settings["steps"] < settings["steps_done"] <= settings["most_steps"] == 2 * settings["steps"]
     assert sorted(set(totals)) == [settings["steps"], settings["most_steps"]]
     monkeypatch.setattr(DEFAULT, "REPAIRED", math.inf)
     ended = unlearn(memorised, **FEWER, device="cpu", batch_size=64)
-    assert [epoch.alpha for epoch in ended.epochs] == [epoch.alpha for epoch in planned]
+    assert [replace(one, seconds=0.0) for one in ended.epochs] == [replace(one, seconds=0.0) for one in planned]
     assert settings["retain_loss_after"] < 0.9 * ended.settings["retain_loss_after"]
 
 
@@ -377,6 +384,48 @@ def test_a_plan_is_cut_short_once_both_sets_are_where_they_should_be(memorised, 
     whole = unlearn(memorised, **SETS, device="cpu", batch_size=64).settings
     assert whole["steps_done"] == whole["steps"]
     assert "plan_cut_short_after" not in whole
+
+
+def test_a_plan_that_was_cut_short_goes_on_while_the_retain_set_is_not_back(memorised, monkeypatch):
+    after, rates = iter([9.0, 8.0, 0.0]), []
+
+    def watched(problem, optimizer, *arguments, **named):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return descend(problem, optimizer, *arguments, **named)
+
+    def retain_loss(problem, retain_mean):
+        return next(after) if "plan_cut_short_after" in problem.settings else 0.0
+
+    monkeypatch.setattr(DEFAULT, "descend", watched)
+    monkeypatch.setattr(DEFAULT, "_retain_loss", retain_loss)
+    settings = unlearn(memorised, **SETS, device="cpu", batch_size=64).settings
+    look = 3 * settings["look_every"]  # three batches a pass
+    end = settings["plan_cut_short_after"] + look
+    assert settings["steps_done"] == end + 2 * look
+    assert rates[end:] == pytest.approx([settings["learning_rate"] / 10] * (2 * look))
+
+
+@pytest.mark.parametrize(("dearer", "looks"), [(0.009, 0), (0.011, 1)])
+def test_the_retain_set_is_back_within_a_hundredth_of_what_was_memorised(memorised, monkeypatch, dearer, looks):
+    def retain_loss(problem, retain_mean):
+        return problem.settings["usual_retain_loss"] + dearer * 4 * problem.settings["loss_unit"]
+
+    monkeypatch.setattr(DEFAULT, "_retain_loss", retain_loss)
+    unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+    more = len(unlearned.epochs) - unlearned.settings["epochs"]
+    assert more == looks * unlearned.settings["look_every"]
+
+
+def test_looks_and_rates_of_a_plan_that_is_not_cut_short():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0)
+    course, rates = Course(optimizer, epochs=10, look_every=3, batches=1), []
+    assert [epoch for epoch in range(20) if course.is_look(epoch)] == [3, 6, 10, 13, 16, 19]  # at 9 no cut saves a pass
+    for _ in range(13):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        course.step_done()
+        course.pass_done()
+    assert rates == pytest.approx([1 - 0.09 * min(epoch, 10) for epoch in range(13)])
 
 
 def test_a_plan_is_not_cut_short_while_the_retain_set_costs_more_than_it_did(memorised):
@@ -462,8 +511,10 @@ def test_the_units_of_the_loss_do_not_matter(memorised):
     assert dear.settings["forget_loss_after"] == pytest.approx(1000 * plain.settings["forget_loss_after"], rel=0.1)
 
 
-@pytest.mark.parametrize(("forget", "retain"), [(1, 49_999), (7_500, 42_500), (47_500, 2_500)])
-def test_every_share_has_an_answer(forget, retain):
+@pytest.mark.parametrize(
+    ("forget", "retain", "alpha"), [(1, 49_999, 0.05), (7_500, 42_500, 0.25), (47_500, 2_500, 0.5)]
+)
+def test_every_share_has_an_answer(forget, retain, alpha):
     with Request(nn.Linear(6, 3), **SETS, device="cpu").prepared() as problem:
         sized = replace(
             problem,
@@ -471,7 +522,7 @@ def test_every_share_has_an_answer(forget, retain):
             retain=replace(problem.retain, size=retain, batches=math.ceil(retain / 256)),
         )
         settings = derive(sized)
-    assert 0.05 <= settings.alpha <= 0.5
+    assert settings.alpha == pytest.approx(alpha)
     assert settings.steps >= 160
 
 

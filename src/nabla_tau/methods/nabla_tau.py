@@ -117,8 +117,8 @@ def derive(problem: Problem) -> Settings:
     Facts(
         reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); what bounds, smooths and tries is ours",
         needs=(RETAIN, VALIDATION),
-        passes="E × D_f, 2E at most, and as many batches of D_r, up to 140 more in trials; D_v some 40 times at most; "
-        "E follows from the sizes",
+        passes="E × D_f, 2E at most, and as many batches of D_r, up to 140 more in trials; D_v some 40 times, more "
+        "where a plan may end soon; E follows from the sizes",
         mode="eval",
         forgets="any rows, as far as the mean loss of unseen data; whole classes and labels, as far as their price",
         keeps="rows that cost as much as unseen data from the start",
@@ -129,9 +129,9 @@ def derive(problem: Problem) -> Settings:
 def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     """∇τ without hyperparameters, for any domain and any share of the data.
 
-        L(θ) = α · ReLU(τ − L_f)² / u + (1 − α) · L_r,    where the pull on L_f never outweighs the descent on L_r
+        L(θ) = α · ReLU(τ − L_f)² / u + (1 − α) · L_r,    where the pull on L_f never outweighs 1 − α
         τ = what unseen data costs the current model; for a label that no retain row carries, that label's price
-        it ends where L_f has come to τ and L_r is back at what it was
+        it ends soon after L_f has come to τ and L_r is back at what it was, or after what the sizes of the sets allow
 
     The objective of the paper in the model's own units: u is a quarter of what it memorised of the forget set, and no
     loss counts beyond a bound, so that a mean is not met by a few absurd rows. The ascent is strong while the forget
@@ -144,57 +144,62 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
         α = 5/3 · ρ, with ρ held within the published [0.03, 0.30]
         E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L_r > L_r⁰ + m/100;
-            20 steps more once L_r ≤ L_r⁰ and L_f is 0.9 of its way to τ
+            ⌈20 / n_f⌉ more once L_r ≤ L_r⁰ and L_f is 0.9 of its way to τ
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         1 − α, the weight of the descent, is 0 while L̄_r < L_r⁰ − m/3
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
         c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
-        m = what unseen data costs the original − what the forget set costs it, or 0.1 τ where it is less;    u = m / 4
+        m = what unseen data costs the original, without any price, − what the forget set costs it, a tenth of the
+            former at least;    u = m / 4
 
     Unseen data costs its mean loss over D_v. A label that no row of D_r carries is new to a model that is trained
-    without D_f: for the share of D_f that carries one, it costs the price of that label y instead, the mean of ℓ(x, y)
-    over rows of D_v with other labels, −log p(y | x) for classes: what the model charges where it sees no sign of y.
+    without D_f: rows of D_v with it are left out, and for the share of D_f that carries one, it costs the price of that
+    label y instead, the mean of ℓ(x, y) over rows of D_v with other labels, −log p(y | x) for classes: what the model
+    charges where it sees no sign of y.
 
     Losses of forget and unseen rows count up to c, and have no gradient beyond. A mean is met most easily by driving a
     few samples to absurd losses while the others stay as they are; so it is met by the others. Nor does a model that is
     being damaged, or charges more and more for a label that it unlearns, raise its own target without end.
 
-    L̄_f takes the last batch with a share of β = max(⅛, 1/n_f). A batch alone scatters about the mean of the set; a push
-    that answers those below τ and never those above goes past the target, the further the longer it runs.
+    L̄_f begins at what the forget set costs and takes the last batch with a share of max(⅛, 1/n_f), L̄_r begins at L_r⁰
+    and takes it with ⅛. A batch alone scatters about the mean of the set; a push that answers those below τ and never
+    those above goes past the target, the further the longer it runs.
 
     In the unit u the ascent is alike in every domain and for every scale of the loss: it would begin at w = 8α, but
-    never outweighs the descent, and it is 0 where the forget set costs what unseen data costs. It yields to the
-    descent: the dearer retain batches have become since L_r⁰, what five of them cost the original (where a loader has
-    an order of its own: the forget set, if that costs more), the less it may weigh, and nothing once the retain set,
-    too, has lost what was memorised of the forget set.
+    never outweighs 1 − α, and it is 0 where the forget set costs what unseen data costs. It yields to the descent: the
+    dearer retain batches have become since L_r⁰, what five of them cost the original (where a loader has an order of
+    its own: the forget set, if that costs more), the less it may weigh, and nothing once the retain set, too, has lost
+    what was memorised of the forget set.
 
-    α is not taken down to 0 as published: what is pushed only at the start comes back while the retain set is repaired.
+    α does not fall to 0 as published: w is 0 anyway where the forget set costs what unseen data costs, and without a
+    push the forget set comes back while the retain set is repaired after the plan.
 
-    Every 20 steps, once L̄_f is where it should be, L_r is looked at: what the five batches cost now that L_r⁰ was
-    measured on (where a loader has an order of its own: L̄_r, set against those five). Is it back, and so far the whole
-    forget set, the run comes to its end within 20 steps, or a pass where that is longer: more would only fit the retain
-    set further. Where it is not back after the plan, the run goes on, as long as that brings it nearer and for 2E
-    passes in all.
+    Every ⌈20 / n_f⌉ passes, once L̄_f is 0.9 of its way to τ, L_r is looked at: what the five batches cost now that
+    L_r⁰ was measured on (where a loader has an order of its own: L̄_r, set against those five). If it is back, τ and
+    the whole forget set are measured; if that is as far, ⌈20 / n_f⌉ passes are left of the plan, in which the rate
+    falls to its tenth step by step: more would only fit the retain set further. After the plan L_r is looked at as
+    often. The run goes on while it is above L_r⁰ + m/100 and below what it was at the last look, for 2E passes in all.
 
-    Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
-    rate that falls to a tenth, linearly over the plan; retain batches follow one another, pass after pass; τ is
-    measured before every fifth epoch, at most 16 times in E, and where the plan may be cut short; eval mode, dropout
-    off. The first pass with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
+    Before the first step every weight that a gradient reaches is multiplied by 0.9 or 1. Then AdamW with weight decay
+    1e-2 and a learning rate that falls to a tenth, linearly over the plan, and stays there; retain batches follow one
+    another, pass after pass; τ is measured before every fifth epoch, at most 16 times in E, and where the plan may be
+    cut short; eval mode, dropout off. The first pass with nothing left to push takes AdamW's momentum, so that the
+    ascent does not roll on.
 
-    The running statistics of batch norm become means over the retain batches of the plan (`batch_norm.followed`).
-    Those of the original describe a model that is no longer there: it comes back from less, and is harmed by more. In
-    the passes after them they stand still: what follows takes back the shift that the descent has just made.
+    The running statistics of batch norm become means over the retain batches of the plan (`batch_norm.followed`). Those
+    of the original describe a model that is no longer there: it comes back from less, and is harmed by more. After the
+    plan they stand still: statistics that follow would take back the shift that the descent has just made.
 
-    The learning rate is the first of 3e-3, 1e-3 (the published one), 3e-4, 1e-4, 3e-5 and 1e-5 from which the
-    model comes back: 20 steps on retain batches alone, undone afterwards, may make five others dearer by a third of
-    the way to what unseen data costs, counted up to c, and move their rows, up or down, by all of it in their mean, or
-    by as much as a removed label has to go to its price. The weights are shrunk by a tenth if it comes back from that
-    too. The faster it moves and the less is left of its margins, the more is forgotten that the descent does not
-    repeat.
+    The learning rate is the first of 3e-3, 1e-3 (the published one), 3e-4, 1e-4, 3e-5 and 1e-5 (untried) from which the
+    model comes back: 20 steps on retain batches alone, undone afterwards, may make five others dearer by a third of the
+    way to what unseen data costs, counted up to c, and move their rows, up or down, by all of it in their mean, or by
+    as much as a removed label has to go to its price. The weights are shrunk by a tenth if it comes back from that too.
+    The faster it moves and the less is left of its margins, the more is forgotten that the descent does not repeat.
 
-    A model that does not know its rows by heart would learn on: then its losses come back from any rate, though not
-    row by row, and the descent would fit the retain set further than the original ever was, away from any retrained
-    model. So rows are looked at, and the descent rests a third of m below L_r⁰, where a model that knows all never is.
+    A model that does not know its rows by heart would learn on: then its losses come back from any rate, though not row
+    by row, and the descent would fit the retain set further than the original ever was, away from any retrained model.
+    So rows are looked at, and the descent rests a third of m below L_r⁰ (a push, if there is one, is alone then), where
+    a model that knows all never is.
 
     The published formulas push almost nothing for one row, and break down from ρ = ½ on.
 
@@ -262,17 +267,18 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     repair = Repair(usual + REPAIRED * memory)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
-    course = Course(optimizer, settings.epochs)
+    course = Course(optimizer, settings.epochs, settings.look_every, problem.forget.batches)
     forget_order, retain = problem.generator(0), retain_batches(problem)
     target_loss = problem.target_loss(bounded)
     step: Step | None = None
     pushed = False  # in the last pass
     for epoch in range(2 * settings.epochs):
         started = time.perf_counter()
-        looked = course.is_look(epoch, settings.look_every)
+        looked = course.is_look(epoch)
         if looked and epoch >= course.end and not repair.goes_on(_retain_loss(problem, retain_mean)):
             break
-        problem.announce(settings.steps if epoch < settings.epochs else settings.most_steps)
+        if epoch == settings.epochs:
+            problem.announce(settings.most_steps)
         back = (
             (looked and epoch < course.end)
             and reached(forget_mean.value, forget_loss_before, target_loss)
@@ -281,7 +287,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         if back or (epoch and epoch % settings.refresh_target_every == 0):
             target_loss = problem.target_loss(bounded)
         if back and reached(problem.mean_loss(problem.forget, of=bounded), forget_loss_before, target_loss):
-            course.cut_short(epoch, settings.look_every, problem.forget.batches)
+            course.cut_short(epoch)
             problem.settings.update(plan_cut_short_after=problem.steps)
         following = norms if epoch < course.end else []
         means = PassMeans()
