@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from nabla_tau import InvalidRequest, losses, methods
 from nabla_tau.cli import app
 from nabla_tau.console import REFUSED, WITH_RESERVATIONS
-from nabla_tau.facts import facts_of
+from nabla_tau.facts import Range, facts_of
 from nabla_tau.tuning import Criterion, Judge, Utility, criterion, tune
 from nabla_tau.unlearning import Request
 from tests import my_project
@@ -186,6 +186,38 @@ def test_defaults_are_among_what_is_searched(name):
 def test_nothing_to_search(name):
     with pytest.raises(InvalidRequest, match="which has none"):
         tune(name, request())
+
+
+def test_a_method_of_ones_own_is_searched_as_those_of_the_package_are():
+    require("optuna")
+
+    def mine(problem, rate=1e-3, passes=2, *, fixed=None):
+        yield from methods.neggrad(problem, epochs=passes, learning_rate=rate)
+
+    space = {"rate": Range(0, search=(1e-4, 1e-2)), "passes": Range(1, whole=True, search=(1, 3)), "fixed": Range(0)}
+    found = tune(mine, request(), trials=3, space=space)
+    assert found.method == "mine"
+    assert found.trials[0].settings == {"rate": 1e-3, "passes": 2}
+    assert all(1e-4 <= one.settings["rate"] <= 1e-2 and one.settings["passes"] in (1, 2, 3) for one in found.trials)
+    assert [one.steps for one in found.trials] == [
+        one.settings["passes"] * 2 for one in found.trials
+    ]  # 20 rows, 16 a batch
+    assert "functools.partial(mine, " in str(found)
+    narrower = tune("neggrad", request(), trials=2, space={"learning_rate": Range(0, search=(1e-4, 2e-4))})
+    assert set(narrower.trials[1].settings) == {"learning_rate"}
+    assert 1e-4 <= narrower.trials[1].settings["learning_rate"] <= 2e-4
+
+
+def test_what_cannot_be_searched_of_a_method_of_ones_own():
+    def mine(problem, rate, passes=1, far=3):
+        yield from ()
+
+    with pytest.raises(InvalidRequest, match=r"got mine, which has none: pass space="):
+        tune(mine, request())
+    with pytest.raises(InvalidRequest, match=r"each with a default within what is searched, .* got rate, far, other\."):
+        tune(mine, request(), space=dict.fromkeys(("rate", "passes", "far", "other"), Range(0, search=(1, 2))))
+    with pytest.raises(InvalidRequest, match="did you mean 'scrub'"):
+        tune("srcub", request())
 
 
 def test_bad_numbers_and_a_missing_package(monkeypatch):

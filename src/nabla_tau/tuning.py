@@ -4,7 +4,7 @@ import copy
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,9 +17,9 @@ from torch import nn
 from nabla_tau import methods
 from nabla_tau.auditing.scoring import Numbers, Scores, score
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
-from nabla_tau.facts import Range, facts_of
+from nabla_tau.facts import Range, facts_of, suggestion
 from nabla_tau.losses import multi_label
-from nabla_tau.problem import NonFiniteLoss
+from nabla_tau.problem import Method, NonFiniteLoss
 from nabla_tau.sets import open_set
 from nabla_tau.unlearning import Request
 
@@ -265,7 +265,7 @@ class Tuned:
         lines += [
             f"best       {_line(self.best)}; compared with {self.best.compared_with}{remark}",
             f"nabla_tau  {_line(self.ours)}",
-            f"method=functools.partial(methods.{self.method}, "
+            f"method=functools.partial({'methods.' * (self.method in methods.METHODS)}{self.method}, "
             f"{', '.join(f'{name}={value!r}' for name, value in self.settings.items())})",
         ]
         return "\n".join(lines)
@@ -276,10 +276,11 @@ class Tuned:
 
 
 def tune(
-    method: str,
+    method: str | Method,
     request: Request,
     *,
     trials: int = 20,
+    space: Mapping[str, Range] | None = None,
     own_validation: Any = None,
     on_trial: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tuned:
@@ -289,9 +290,11 @@ def tune(
     once, for the floor of the criterion, and to compare.
 
     Args:
-        method: name of the method.
+        method: name of a method of the package, or a method of one's own.
         request: model and sets, loss, seed, batch size and device.
         trials: how many settings to try, at least 1.
+        space: the settings to search, each with a default and a `Range` that says what is searched; the method's own
+            if left out.
         own_validation: validation rows that are like the forget set, where that is a group.
         on_trial: called with (trials done, trials in all) after each.
 
@@ -311,25 +314,29 @@ def tune(
         >>> tuned = tune("neggrad", request, trials=2)
         >>> len(tuned.trials), tuned.trials[0].settings, tuned.steps >= 5
         (2, {'epochs': 5, 'learning_rate': 0.0001}, True)
+        >>> def upwards(problem, rate=1e-3):  # a method of one's own
+        ...     yield from methods.neggrad(problem, epochs=1, learning_rate=rate)
+        >>> tune(upwards, request, trials=2, space={"rate": Range(0, search=(1e-5, 1e-2))}).trials[0].settings
+        {'rate': 0.001}
     """
-    space = _space(method, trials)
+    name, run = _named(method)
+    searched = _searched(name, run, space, trials)
     optuna = _optuna()
     with _quiet():
         ours = replace(request, method=methods.nabla_tau, on_step=lambda done, total: None).run()
         judge = Judge(request, ours.model, own_validation)
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=int(request.seed)))
-        parameters = inspect.signature(methods.METHODS[method]).parameters
-        study.enqueue_trial({name: parameters[name].default for name in space})
+        study.enqueue_trial(_defaults(run, searched))
         done: list[Trial] = []
         for number in range(trials):
             asked = study.ask()
-            settings = {name: _suggested(asked, name, allowed) for name, allowed in space.items()}
-            done.append(_tried(replace(request, method=partial(methods.METHODS[method], **settings)), judge, settings))
+            settings = {setting: _suggested(asked, setting, allowed) for setting, allowed in searched.items()}
+            done.append(_tried(replace(request, method=partial(run, **settings)), judge, settings))
             study.tell(asked, done[-1].value)
             on_trial(number + 1, trials)
     best = min(done, key=lambda trial: trial.value)
     return Tuned(
-        method=method,
+        method=name,
         settings=best.settings,
         best=best.criterion,
         ours=judge(ours.model),
@@ -360,20 +367,58 @@ def _tried(request: Request, judge: Judge, settings: dict[str, Any]) -> Trial:
     return Trial(settings, found, steps, time.perf_counter() - started)
 
 
-def _space(method: str, trials: int) -> dict[str, Range]:
+def _named(method: str | Method) -> tuple[str, Method]:
+    """A method of the package by its name, or one of one's own, with its name.
+
+    Raises:
+        InvalidRequest: if the package has none of that name.
+    """
+    if not isinstance(method, str):
+        return getattr(method, "__name__", type(method).__name__), method
+    if method not in methods.METHODS:
+        known = suggestion(method, list(methods.METHODS))
+        raise InvalidRequest([f"method: expected one of the package or a function, got {method!r}: {known}"])
+    return method, methods.METHODS[method]
+
+
+def _searched(name: str, run: Method, space: Mapping[str, Range] | None, trials: int) -> dict[str, Range]:
     """What is searched.
 
     Raises:
-        InvalidRequest: if that is nothing.
+        InvalidRequest: if that is nothing, or no settings of the method with a default among it.
     """
     problems = whole_number("trials", trials, 1, 2**31)
-    facts = facts_of(methods.METHODS[method])
-    space = {name: allowed for name, allowed in (facts.settings if facts else {}).items() if allowed.search}
-    if not space:
-        problems.append(f"method: expected one with settings to search, got {method}, which has none.")
+    facts = facts_of(run)
+    settings = space if space is not None else facts.settings if facts else {}
+    searched = {setting: allowed for setting, allowed in settings.items() if allowed.search}
+    if not searched:
+        problems.append(f"method: expected one with settings to search, got {name}, which has none: pass space=.")
+    defaults = _defaults(run, searched)
+    wrong = [setting for setting, allowed in searched.items() if not _holds(allowed, defaults.get(setting))]
+    if wrong:
+        problems.append(
+            f"space: expected settings of {name}, each with a default within what is searched, as the first trial has "
+            f"the defaults, got {', '.join(wrong)}."
+        )
     if problems:
         raise InvalidRequest(problems)
-    return space
+    return searched
+
+
+def _holds(allowed: Range, default: Any) -> bool:
+    """Whether a default is among what is searched."""
+    return allowed.search is not None and default is not None and allowed.search[0] <= default <= allowed.search[1]
+
+
+def _defaults(run: Method, settings: Iterable[str]) -> dict[str, Any]:
+    """The defaults of those that have one."""
+    parameters = inspect.signature(run).parameters
+    known = [setting for setting in settings if setting in parameters]
+    return {
+        setting: parameters[setting].default
+        for setting in known
+        if parameters[setting].default is not inspect.Parameter.empty
+    }
 
 
 def _suggested(trial: Any, name: str, allowed: Range) -> Any:
