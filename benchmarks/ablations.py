@@ -10,7 +10,7 @@ seeds, and the gap.
 import argparse
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -54,20 +54,22 @@ def descend_in_units_of_the_loss(*arguments: Any, unit: float, **named: Any) -> 
     return descend(*arguments, **named)
 
 
-class LinearlyFalling(DEFAULT.Settings):  # type: ignore[name-defined,misc]
-    """α₀ (1 − e/E), as published."""
+def falling(power: float, after: float) -> Callable[..., Step]:
+    """Steps of an α that falls to 0 over the plan, as published where the power is 1; after it α · `after`."""
 
-    def alpha(self, progress: float) -> float:
-        """α of a pass; after the plan as in the default."""
-        return float(self.first_alpha * (1 - progress if progress < 1 else 1.0))
+    def step(problem: Problem, *arguments: Any, alpha: float, largest_weight: float, **named: Any) -> Step:
+        progress = problem.steps / problem.settings["steps"]
+        other = alpha * (1 - progress**power if progress < 1 else after)
+        scale = (1 - other) / (1 - alpha)
+        named["retain_weight"] *= scale
+        return descend(problem, *arguments, alpha=other, largest_weight=scale * largest_weight, **named)
+
+    return step
 
 
-class Unpushed(DEFAULT.Settings):  # type: ignore[name-defined,misc]
-    """No push after the plan."""
-
-    def alpha(self, progress: float) -> float:
-        """α of a pass."""
-        return float(super().alpha(progress)) if progress < 1 else 0.0
+def descend_unpushed_after_the_plan(problem: Problem, *arguments: Any, largest_weight: float, **named: Any) -> Step:
+    planned = problem.steps < problem.settings["steps"]
+    return descend(problem, *arguments, largest_weight=largest_weight if planned else 0.0, **named)
 
 
 def descend_without_yielding(*arguments: Any, alpha: float, largest_weight: float, **named: Any) -> Step:
@@ -89,7 +91,8 @@ def no_trial_at_no_rate(problem: Problem, rate: float) -> list[torch.Tensor]:
 VARIANTS = {
     "default": without(),
     "weights not shrunk": without(SHRINKING=1.0),
-    "α falls linearly": without(Settings=LinearlyFalling),
+    "α falls linearly, as published": without(descend=falling(1, after=0.0)),
+    "α falls late, and is back after the plan": without(descend=falling(2, after=1.0)),
     "rates from 1e-3 down": without(LEARNING_RATES=trials.LEARNING_RATES[1:]),
     "in the loss's own units": without(descend=descend_in_units_of_the_loss),
     "w not bounded": without(descend=descend_unbounded),
@@ -102,11 +105,13 @@ VARIANTS = {
     "batch norm frozen": without(changing_batch_norms=lambda model: []),
     "momentum kept": without(lose_momentum=lambda optimizer: None),
     "α₀ = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),
+    "two passes over the larger set": without(PASSES=2),
+    "one pass over the larger set": without(PASSES=1),
     "80 steps at least": without(LEAST_STEPS=80),
     "320 steps at least": without(LEAST_STEPS=320),
     "the plan is not cut short": without(REACHED=math.inf),
     "ends after the plan": without(REPAIRED=math.inf),
-    "no push after the plan": without(Settings=Unpushed),
+    "no push after the plan": without(descend=descend_unpushed_after_the_plan),
     "no ascent": without(ALPHA_PER_FORGET_FRACTION=0.0),
 }
 OF_LABELS = {"no price of removed labels": without(replace(FACTS, prices=False))}

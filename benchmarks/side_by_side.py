@@ -1,6 +1,7 @@
 """Methods on the same models of a task of the benchmark at `quick`, as rows of one table."""
 
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -46,7 +47,9 @@ def compare(
         references = [measured(request, request.retrained[name].model, name) for name in RETRAINED]
         records = [(ORIGINAL, measured(request, request.setting.original.model, ORIGINAL))]
         records += [("retrained", reference) for reference in references]
-        records += [(name, measured(request, request.unlearn(one, None)[0], name)) for name, one in methods.items()]
+        for name, one in methods.items():
+            records.append((name, measured(request, request.unlearn(one, None)[0], name)))
+            print(f"seed {seed}, {name}: gap {gap(records[-1][1], references):.1f}", file=sys.stderr, flush=True)
         for name, record in records:
             rows.setdefault(name, []).append((values(record), gap(record, references)))
     names = [component.name for component in COMPONENTS if component.name in rows[ORIGINAL][0][0]]

@@ -36,8 +36,8 @@ MOST_EPOCHS = 80
 LEAST_STEPS = 160
 
 # After the plan the run goes on while the retain set is not back: while the batches that judge a trial cost more than
-# they did, by a hundredth of what was memorised. They are looked at after as many steps as a trial has. The push is
-# there again, or the forget set would come back too. Steps that bring nothing back end it, and so do twice the planned.
+# they did, by a hundredth of what was memorised. They are looked at after as many steps as a trial has. Steps that
+# bring nothing back end it, and so do twice the planned.
 REPAIRED = 1 / 100
 
 # The target is measured every fifth epoch as published, but no more often than over 80 epochs.
@@ -60,13 +60,13 @@ LAST_BATCH = 1 / 8
 
 @dataclass(frozen=True)
 class Settings:
-    """What follows from the sizes of the sets: ρ, α₀, E, E · n_f, at most twice that, and when is measured what.
+    """What follows from the sizes of the sets: ρ, α, E, E · n_f, at most twice that, and when is measured what.
 
     Of `target_refreshes` there are as many again where the run goes on.
     """
 
     forget_fraction: float
-    first_alpha: float
+    alpha: float
     epochs: int
     steps: int
     most_steps: int
@@ -74,15 +74,11 @@ class Settings:
     target_refreshes: int
     look_every: int
 
-    def alpha(self, progress: float) -> float:
-        """α falls late to 0 while the plan is gone through; where the run goes on after it, it is α₀ again."""
-        return self.first_alpha * (1 - progress**2 if progress < 1 else 1.0)
-
 
 def derive(problem: Problem) -> Settings:
     """Settings from the sizes of the sets.
 
-        α₀ = 5/3 · ρ, with ρ held within [0.03, 0.30],    E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉
+        α = 5/3 · ρ, with ρ held within [0.03, 0.30],    E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉
 
     ρ = |D_f| / (|D_f| + |D_r|); n_f and n_r are batches.
 
@@ -96,19 +92,18 @@ def derive(problem: Problem) -> Settings:
         >>> from types import SimpleNamespace as Sizes
         >>> problem = Sizes(forget=Sizes(size=7500, batches=30), retain=Sizes(size=42500, batches=167))  # 15 %
         >>> settings = derive(problem)
-        >>> settings.first_alpha, settings.epochs, settings.steps
+        >>> settings.alpha, settings.epochs, settings.steps
         (0.25, 17, 510)
     """
     forget, retain = problem.forget, problem.retain
     forget_fraction = forget.size / (forget.size + retain.size)
     low, high = PUBLISHED_FORGET_FRACTIONS
-    first_alpha = ALPHA_PER_FORGET_FRACTION * min(max(forget_fraction, low), high)
     published = min(PASSES * max(retain.batches, forget.batches), MOST_EPOCHS * forget.batches)
     epochs = math.ceil(max(published, LEAST_STEPS) / forget.batches)
     every = max(REFRESH_EVERY, math.ceil(epochs / MOST_REFRESHES))
     return Settings(
         forget_fraction=forget_fraction,
-        first_alpha=first_alpha,
+        alpha=ALPHA_PER_FORGET_FRACTION * min(max(forget_fraction, low), high),
         epochs=epochs,
         steps=epochs * forget.batches,
         most_steps=2 * epochs * forget.batches,
@@ -147,9 +142,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
 
     In full, with ρ = |D_f| / (|D_f| + |D_r|) and n_f, n_r batches:
 
-        α₀ = 5/3 · ρ, with ρ held within the published [0.03, 0.30];   α = α₀ · (1 − x²) while x < 1, then α₀
-        E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L_r > L_r⁰ + m/100
-        x = e/E in epoch e; once L_r ≤ L_r⁰ and L_f is 0.9 of its way to τ, x goes on to 1 in 20 steps
+        α = 5/3 · ρ, with ρ held within the published [0.03, 0.30]
+        E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉ passes over the forget set, 2E while L_r > L_r⁰ + m/100;
+            20 steps more once L_r ≤ L_r⁰ and L_f is 0.9 of its way to τ
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         1 − α, the weight of the descent, is 0 while L̄_r < L_r⁰ − m/3
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
@@ -173,17 +168,18 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     an order of its own: the forget set, if that costs more), the less it may weigh, and nothing once the retain set,
     too, has lost what was memorised of the forget set.
 
-    α falls late: what is pushed only at the start comes back while the retain set is repaired. Every 20 steps, once L̄_f
-    is where it should be, L_r is looked at: what the five batches cost now that L_r⁰ was measured on (where a loader
-    has an order of its own: L̄_r, set against those five). Is it back, and so far the whole forget set, what is left of
-    the plan is gone through in 20 steps, or a pass where that is longer: more would only fit the retain set further.
-    Where it is not back after the plan, the run goes on, as long as that brings it nearer and for 2E passes in all,
-    with α₀ again, which pushes where the forget set comes back too.
+    α is not taken down to 0 as published: what is pushed only at the start comes back while the retain set is repaired.
+
+    Every 20 steps, once L̄_f is where it should be, L_r is looked at: what the five batches cost now that L_r⁰ was
+    measured on (where a loader has an order of its own: L̄_r, set against those five). Is it back, and so far the whole
+    forget set, the run comes to its end within 20 steps, or a pass where that is longer: more would only fit the retain
+    set further. Where it is not back after the plan, the run goes on, as long as that brings it nearer and for 2E
+    passes in all.
 
     Before the first step every weight is multiplied by 0.9 or 1. Then AdamW with weight decay 1e-2 and a learning
-    rate that falls to a tenth, linearly in x; retain batches follow one another, pass after pass; τ is measured before
-    every fifth epoch, at most 16 times in E, and where the plan may be cut short; eval mode, dropout off. The first
-    pass with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
+    rate that falls to a tenth, linearly over the plan; retain batches follow one another, pass after pass; τ is
+    measured before every fifth epoch, at most 16 times in E, and where the plan may be cut short; eval mode, dropout
+    off. The first pass with nothing left to push takes AdamW's momentum, so that the ascent does not roll on.
 
     The running statistics of batch norm become means over the retain batches of the plan (`batch_norm.followed`).
     Those of the original describe a model that is no longer there: it comes back from less, and is harmed by more. In
@@ -212,7 +208,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         NonFiniteLoss: if a loss becomes NaN or infinite.
 
     Reference:
-        Trippa et al., ∇τ, arXiv:2403.14339 (2024), for objective, α₀ and optimiser; the bounds and the trials are ours.
+        Trippa et al., ∇τ, arXiv:2403.14339 (2024), for objective, 5/3 · ρ and optimiser; bounds and trials are ours.
         A bounded w is Huber's loss in place of the square: Huber, Ann. Math. Statist. 35 (1964). A mean of losses that
         count up to a bound is winsorised: Tukey, Ann. Math. Statist. 33 (1962). Weights are shrunk before training
         goes on by Ash, Adams, On Warm-Starting Neural Network Training, arXiv:1910.08475 (2020).
@@ -226,10 +222,11 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         >>> unlearned = nabla_tau.unlearn(
         ...     model, forget=(x[:8], y[:8]), retain=(x[8:80], y[8:80]), validation=(x[80:], y[80:]), device="cpu"
         ... )
-        >>> unlearned.reached_target, unlearned.settings["epochs"], round(unlearned.settings["first_alpha"], 3)
+        >>> unlearned.reached_target, unlearned.settings["epochs"], round(unlearned.settings["alpha"], 3)
         (True, 160, 0.167)
     """
     settings, norms = derive(problem), changing_batch_norms(problem.model)
+    alpha = settings.alpha
     problem.settings.update(
         vars(settings),
         optimizer="AdamW",
@@ -265,7 +262,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     repair = Repair(usual + REPAIRED * memory)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
-    course = Course(optimizer, settings.epochs, problem.forget.batches)
+    course = Course(optimizer, settings.epochs)
     forget_order, retain = problem.generator(0), retain_batches(problem)
     target_loss = problem.target_loss(bounded)
     step: Step | None = None
@@ -284,13 +281,12 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         if back or (epoch and epoch % settings.refresh_target_every == 0):
             target_loss = problem.target_loss(bounded)
         if back and reached(problem.mean_loss(problem.forget, of=bounded), forget_loss_before, target_loss):
-            course.cut_short(epoch, settings.look_every)
+            course.cut_short(epoch, settings.look_every, problem.forget.batches)
             problem.settings.update(plan_cut_short_after=problem.steps)
         following = norms if epoch < course.end else []
         means = PassMeans()
-        for number, forget_batch in enumerate(problem.one_pass(problem.forget, forget_order)):
+        for forget_batch in problem.one_pass(problem.forget, forget_order):
             retain_batch = next(retain)
-            alpha = settings.alpha(course.progress(epoch, number))
             if step is not None:  # read only now, so that a GPU computes while batches are loaded
                 retain_mean.add(float(step.retain_loss))
             lost = max(retain_mean.value - usual, 0.0) / memory
