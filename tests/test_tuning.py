@@ -199,9 +199,8 @@ def test_a_method_of_ones_own_is_searched_as_those_of_the_package_are():
     assert found.method == "mine"
     assert found.trials[0].settings == {"rate": 1e-3, "passes": 2}
     assert all(1e-4 <= one.settings["rate"] <= 1e-2 and one.settings["passes"] in (1, 2, 3) for one in found.trials)
-    assert [one.steps for one in found.trials] == [
-        one.settings["passes"] * 2 for one in found.trials
-    ]  # 20 rows, 16 a batch
+    batches = 2  # of 20 rows, 16 each
+    assert [one.steps for one in found.trials] == [one.settings["passes"] * batches for one in found.trials]
     assert "functools.partial(mine, " in str(found)
     narrower = tune("neggrad", request(), trials=2, space={"learning_rate": Range(0, search=(1e-4, 2e-4))})
     assert set(narrower.trials[1].settings) == {"learning_rate"}

@@ -177,8 +177,9 @@ def unlearn(
     resumable = "nothing was written." if checkpoint is None else f"the same command continues from {checkpoint}."
     with reported(as_json, resumable) as (out, err):
         from nabla_tau.checkpoint import clear
+        from nabla_tau.methods import find_method
         from nabla_tau.planning import plan as make_plan
-        from nabla_tau.project import find_method, read_project
+        from nabla_tau.project import read_project
         from nabla_tau.terminal import progress_bar, unlearned_view
         from nabla_tau.unlearning import Request
 
@@ -193,7 +194,7 @@ def unlearn(
         options.update(checkpoint=checkpoint, checkpoint_every=checkpoint_every)
         options.update(shard=shard or None, gradient_checkpointing=gradient_checkpointing or None)
         with problems.gathered("--method", "a method", "name another."):
-            options["method"] = None if method is None else find_method(method)
+            options["method"] = None if method is None else find_method(method, "--method")
         with problems.gathered("target", f"a dict from {target}", "mend it."):
             arguments = read_project(target, **ids)  # type: ignore[arg-type]
         problems.refuse()
@@ -361,7 +362,8 @@ def tune(
     """Search a baseline's settings fairly, and say what the search cost. ∇τ needs none."""
     require_together(forget, id_column, skip_unknown, forgotten)
     with reported(as_json) as (out, err):
-        from nabla_tau.project import find_method, read_project
+        from nabla_tau.methods import find_method
+        from nabla_tau.project import read_project
         from nabla_tau.terminal import progress_bar
         from nabla_tau.tuning import tune as search
         from nabla_tau.unlearning import Request

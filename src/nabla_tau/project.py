@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from nabla_tau.errors import InvalidRequest, Problems, some
-from nabla_tau.facts import suggestion
-from nabla_tau.methods import METHODS
 from nabla_tau.sets import Rows
 from nabla_tau.splitting import UNSEARCHED, split, with_ids, without_ids
 
@@ -212,21 +210,6 @@ def read_ids(path: Path, column: str, option: str = "--forget") -> list[str]:
     if not lines:
         raise InvalidRequest([f"{option}: expected ids in column {column!r} of {path}, got none."])
     return [cells[place] for _, cells in lines]
-
-
-def find_method(name: str, argument: str = "--method") -> Any:
-    """A method by its name, which a command has as that argument.
-
-    Raises:
-        InvalidRequest: if there is none of that name.
-
-    Example:
-        >>> find_method("nabla_tau_published").__name__
-        'nabla_tau_published'
-    """
-    if name not in METHODS:
-        raise InvalidRequest([f"{argument}: expected a method, got {name!r}: {suggestion(name, list(METHODS))}"])
-    return METHODS[name]
 
 
 def _load_file(path: Path) -> Any:

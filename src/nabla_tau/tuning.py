@@ -4,7 +4,7 @@ import copy
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,7 +17,7 @@ from torch import nn
 from nabla_tau import methods
 from nabla_tau.auditing.scoring import Numbers, Scores, score
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
-from nabla_tau.facts import Range, facts_of, suggestion
+from nabla_tau.facts import Range, facts_of
 from nabla_tau.losses import multi_label
 from nabla_tau.problem import Method, NonFiniteLoss
 from nabla_tau.sets import open_set
@@ -319,14 +319,16 @@ def tune(
         >>> tune(upwards, request, trials=2, space={"rate": Range(0, search=(1e-5, 1e-2))}).trials[0].settings
         {'rate': 0.001}
     """
-    name, run = _named(method)
+    run = methods.find_method(method) if isinstance(method, str) else method
+    name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
     searched = _searched(name, run, space, trials)
     optuna = _optuna()
     with _quiet():
         ours = replace(request, method=methods.nabla_tau, on_step=lambda done, total: None).run()
         judge = Judge(request, ours.model, own_validation)
         study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=int(request.seed)))
-        study.enqueue_trial(_defaults(run, searched))
+        defaults = _defaults(run)
+        study.enqueue_trial({setting: defaults[setting] for setting in searched})
         done: list[Trial] = []
         for number in range(trials):
             asked = study.ask()
@@ -367,25 +369,11 @@ def _tried(request: Request, judge: Judge, settings: dict[str, Any]) -> Trial:
     return Trial(settings, found, steps, time.perf_counter() - started)
 
 
-def _named(method: str | Method) -> tuple[str, Method]:
-    """A method of the package by its name, or one of one's own, with its name.
-
-    Raises:
-        InvalidRequest: if the package has none of that name.
-    """
-    if not isinstance(method, str):
-        return getattr(method, "__name__", type(method).__name__), method
-    if method not in methods.METHODS:
-        known = suggestion(method, list(methods.METHODS))
-        raise InvalidRequest([f"method: expected one of the package or a function, got {method!r}: {known}"])
-    return method, methods.METHODS[method]
-
-
 def _searched(name: str, run: Method, space: Mapping[str, Range] | None, trials: int) -> dict[str, Range]:
     """What is searched.
 
     Raises:
-        InvalidRequest: if that is nothing, or no settings of the method with a default among it.
+        InvalidRequest: if that is nothing, or holds no default of the method.
     """
     problems = whole_number("trials", trials, 1, 2**31)
     facts = facts_of(run)
@@ -393,8 +381,12 @@ def _searched(name: str, run: Method, space: Mapping[str, Range] | None, trials:
     searched = {setting: allowed for setting, allowed in settings.items() if allowed.search}
     if not searched:
         problems.append(f"method: expected one with settings to search, got {name}, which has none: pass space=.")
-    defaults = _defaults(run, searched)
-    wrong = [setting for setting, allowed in searched.items() if not _holds(allowed, defaults.get(setting))]
+    defaults = _defaults(run)
+    wrong = [
+        setting
+        for setting, allowed in searched.items()
+        if allowed.search and not (setting in defaults and allowed.search[0] <= defaults[setting] <= allowed.search[1])
+    ]
     if wrong:
         problems.append(
             f"space: expected settings of {name}, each with a default within what is searched, as the first trial has "
@@ -405,20 +397,10 @@ def _searched(name: str, run: Method, space: Mapping[str, Range] | None, trials:
     return searched
 
 
-def _holds(allowed: Range, default: Any) -> bool:
-    """Whether a default is among what is searched."""
-    return allowed.search is not None and default is not None and allowed.search[0] <= default <= allowed.search[1]
-
-
-def _defaults(run: Method, settings: Iterable[str]) -> dict[str, Any]:
-    """The defaults of those that have one."""
-    parameters = inspect.signature(run).parameters
-    known = [setting for setting in settings if setting in parameters]
-    return {
-        setting: parameters[setting].default
-        for setting in known
-        if parameters[setting].default is not inspect.Parameter.empty
-    }
+def _defaults(run: Method) -> dict[str, Any]:
+    """The settings that have a number as default."""
+    parameters = inspect.signature(run).parameters.items()
+    return {name: one.default for name, one in parameters if isinstance(one.default, int | float)}
 
 
 def _suggested(trial: Any, name: str, allowed: Range) -> Any:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+from nabla_tau.errors import InvalidRequest
+from nabla_tau.facts import suggestion
 from nabla_tau.methods.amnesiac import amnesiac
 from nabla_tau.methods.bad_teacher import bad_teacher
 from nabla_tau.methods.finetune import finetune
@@ -17,7 +19,7 @@ from nabla_tau.methods.scrub import scrub
 from nabla_tau.methods.scrub_rewind import scrub_rewind
 from nabla_tau.methods.scrub_small import scrub_small
 from nabla_tau.methods.ssd import ssd
-from nabla_tau.problem import Epoch
+from nabla_tau.problem import Epoch, Method
 
 METHODS: dict[str, Callable[..., Iterator[Epoch]]] = {
     "nabla_tau": nabla_tau,
@@ -38,10 +40,27 @@ METHODS: dict[str, Callable[..., Iterator[Epoch]]] = {
 }
 """Every method by its name, for the command line."""
 
+
+def find_method(name: str, argument: str = "method") -> Method:
+    """A method by its name, which was given as that argument.
+
+    Raises:
+        InvalidRequest: if there is none of that name.
+
+    Example:
+        >>> find_method("nabla_tau_published").__name__
+        'nabla_tau_published'
+    """
+    if name not in METHODS:
+        raise InvalidRequest([f"{argument}: expected a method, got {name!r}: {suggestion(name, list(METHODS))}"])
+    return METHODS[name]
+
+
 __all__ = [
     "METHODS",
     "amnesiac",
     "bad_teacher",
+    "find_method",
     "finetune",
     "l1_sparse",
     "nabla_tau",
