@@ -13,6 +13,7 @@ from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, WIN, compare, mean_of
 from nabla_tau.bench.figures import plot_alpha_rho, plot_gaps, rule_in_rows
 from nabla_tau.bench.gap import ATTACKS, COMPONENTS, distances, gap
 from nabla_tau.bench.reading import FLOOR, grouped, read_groups
+from nabla_tau.bench.shares import plot_shares
 from nabla_tau.bench.tables import glance_table, tables
 from nabla_tau.errors import InvalidRequest
 from tests.bench.records import record, write
@@ -189,6 +190,20 @@ def test_plots_are_the_same_again(records, tmp_path):
     assert first.read_bytes() == again.read_bytes()
     assert first.read_text().count("<path") > 20
     assert first.name == "gap-quick-cifar10-0a.svg"
+
+
+def test_curves_over_the_shares_have_gaps_where_nothing_was_measured(tmp_path):
+    found = []
+    for share in ("random-0.03", "random-0.15", "random-0.50"):
+        found += [record(name, seed, forget=share) for name in (*RETRAINED, "nabla_tau") for seed in (0, 1)]
+        found += [record(name, seed, 0.2, forget=share) for name in ("original", "scrub") for seed in (0, 1)]
+    found += [record("nabla_tau_published", 0, 0.1, forget="random-0.15")]
+    (path,) = plot_shares(grouped(found), tmp_path)
+    assert path.name == "shares-quick-cifar10-0a.svg"
+    text = path.read_text()
+    assert all(f"<!-- {name} -->" in text for name in ("original", "best baseline", "nabla_tau_published", "15 %"))
+    assert text.count("<!-- 3 % -->") == 3  # a tick of each panel
+    assert plot_shares(grouped([one for one in found if one["cell"]["forget"] != "random-0.50"]), tmp_path) == []
 
 
 def test_the_grid_marks_the_best_alpha_of_each_fraction(tmp_path):

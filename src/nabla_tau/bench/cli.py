@@ -176,9 +176,10 @@ def plot(
     with refusals() as out:
         from nabla_tau.bench.figures import plot_alpha_rho, plot_gaps
         from nabla_tau.bench.reading import read_groups
+        from nabla_tau.bench.shares import plot_shares
 
         groups = read_groups(results)
-        written = plot_gaps(groups, output) + plot_alpha_rho(groups, output)
+        written = plot_gaps(groups, output) + plot_shares(groups, output) + plot_alpha_rho(groups, output)
         for path in written:
             out.print(str(path))
         if not written:

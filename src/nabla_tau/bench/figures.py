@@ -68,7 +68,7 @@ def plot_alpha_rho(groups: Sequence[Group], folder: Path) -> list[Path]:
     written = []
     study = [group for group in groups if group.forget.startswith("random-") and set(group.methods) & set(STUDY)]
     for (scale, code, task), some in groupby(study, key=lambda group: (group.scale, group.code, group.task)):
-        columns = sorted(some, key=_fraction)
+        columns = sorted(some, key=fraction_of)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"alpha-rho-{scale}-{task}-{code}.svg"
         _draw_grid(columns, f"{task}, {scale}: mean gap to retrained (points) by α₀ and ρ", path)
@@ -76,7 +76,13 @@ def plot_alpha_rho(groups: Sequence[Group], folder: Path) -> list[Path]:
     return written
 
 
-def _fraction(group: Group) -> float:
+def fraction_of(group: Group) -> float:
+    """The share that a random forget set is of the training data.
+
+    Example:
+        >>> fraction_of(Group("quick", "0a", "cifar10", "random-0.15", {}))
+        0.15
+    """
     return float(group.forget.partition("-")[2])
 
 
@@ -104,7 +110,7 @@ def _draw_grid(columns: Sequence[Group], title: str, path: Path) -> None:
     for (row, name), (column, group) in product(enumerate(STUDY), enumerate(columns)):
         if found := group.gaps(name):
             gaps[row, column] = mean_of(list(found.values())).value
-    fractions = [_fraction(group) for group in columns]
+    fractions = [fraction_of(group) for group in columns]
     figure = Figure(figsize=(2 + 0.9 * len(columns), 4.2), layout="constrained")
     FigureCanvasSVG(figure)
     axis = figure.subplots()
@@ -121,7 +127,7 @@ def _draw_grid(columns: Sequence[Group], title: str, path: Path) -> None:
     axis.set_ylabel("α₀")
     figure.legend(fontsize=8, loc="outside lower right")
     figure.suptitle(title, fontsize=9)
-    _write(figure, path)
+    write_svg(figure, path)
 
 
 def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
@@ -160,11 +166,20 @@ def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
     axes[0].set_yticks(range(len(names)), names)
     axes[0].invert_yaxis()
     figure.suptitle(title, fontsize=10)
-    _write(figure, path)
+    write_svg(figure, path)
 
 
-def _write(figure: "Figure", path: Path) -> None:
-    """As SVG that is the same, byte for byte, wherever the cells are."""
+def write_svg(figure: "Figure", path: Path) -> None:
+    """As SVG that is the same, byte for byte, wherever the cells are.
+
+    Example:
+        >>> import tempfile
+        >>> from matplotlib.figure import Figure
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_svg(Figure(), path := Path(folder) / "empty.svg")
+        ...     "<svg" in path.read_text()
+        True
+    """
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": path.stem}):

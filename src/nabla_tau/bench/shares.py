@@ -1,0 +1,106 @@
+"""Quality against the share of the training data that is forgotten, as SVG, computed from the cells."""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nabla_tau.bench.cells import ORIGINAL
+from nabla_tau.bench.comparing import mean_of
+from nabla_tau.bench.figures import fraction_of, write_svg
+from nabla_tau.bench.reading import FLOOR, BySeed, Group
+from nabla_tau.bench.tables import OURS, PUBLISHED, best_baseline
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FEWEST_SHARES = 3
+"""That make a curve."""
+
+BEST = "best baseline"
+STYLES = {
+    ORIGINAL: ("0.6", "s", ":"),
+    BEST: ("C2", "^", "-"),
+    PUBLISHED: ("C1", "D", "-"),
+    FLOOR: ("0.1", "v", "--"),
+    OURS: ("C0", "o", "-"),
+}
+"""Curve -> colour, mark, line."""
+
+SeedsOf = Callable[[Group, str], BySeed]
+
+PANELS: dict[str, tuple[SeedsOf, tuple[str, ...]]] = {
+    "gap to retrained, less is better": (Group.gaps, tuple(STYLES)),
+    "utility on the test set": (lambda group, name: group.values(name).get("test", {}), (PUBLISHED, FLOOR, OURS)),
+    "utility on the retain set": (lambda group, name: group.values(name).get("retain", {}), (PUBLISHED, FLOOR, OURS)),
+}
+"""Panel -> a row's points by seed, and which rows are drawn."""
+
+
+def plot_shares(groups: Sequence[Group], folder: Path) -> list[Path]:
+    """For each task, gap, test and retain utility against the random share that is forgotten, with 95 % intervals.
+
+    The best baseline is chosen share by share, as in the table. A task with fewer than three shares has no such
+    picture.
+
+    Args:
+        groups: of any scales and versions of the code; each has a file of its own.
+        folder: made if it does not exist.
+
+    Returns:
+        The files written.
+
+    Example:
+        >>> plot_shares([], Path("nowhere"))
+        []
+    """
+    written = []
+    for (scale, code, task), some in groupby(groups, key=lambda group: (group.scale, group.code, group.task)):
+        drawn = sorted((one for one in some if one.forget.startswith("random-") and one.gaps(OURS)), key=fraction_of)
+        if len(drawn) >= FEWEST_SHARES:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"shares-{scale}-{task}-{code}.svg"
+            _draw(drawn, f"{task}, {scale}: in points, by the share of the training data that is forgotten", path)
+            written.append(path)
+    return written
+
+
+def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(PANELS), 3.6), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots(1, len(PANELS))
+    for axis, (panel, (seeds_of, names)) in zip(axes, PANELS.items(), strict=True):
+        axis.set_xscale("logit")
+        for name in names:
+            _draw_curve(axis, groups, name, seeds_of)
+        axis.set_title(panel, fontsize=9)
+        fractions = [fraction_of(group) for group in groups]
+        axis.set_xticks(fractions, [f"{100 * fraction:g} %" for fraction in fractions], rotation=60)
+        axis.set_xticks([], minor=True)
+        axis.tick_params(labelsize=8)
+        axis.grid(color="0.92")
+        axis.set_axisbelow(True)
+    axes[0].set_ylim(bottom=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, ncols=len(STYLES), loc="outside lower center")
+    figure.suptitle(title, fontsize=10)
+    write_svg(figure, path)
+
+
+def _draw_curve(axis: "Axes", groups: Sequence[Group], name: str, seeds_of: SeedsOf) -> None:
+    """Means with their intervals; a gap where a share was not measured, or a method does not apply."""
+    color, mark, line = STYLES[name]
+    found = [seeds_of(group, row) if (row := _row_of(group, name)) else {} for group in groups]
+    means = [mean_of(list(one.values())) if one else None for one in found]
+    points = [(fraction_of(group), mean) for group, mean in zip(groups, means, strict=True) if mean]
+    places, values = [x for x, _ in points], [mean.value for _, mean in points]
+    axis.plot(places, values, line, label=name, color=color, marker=mark, markersize=4, linewidth=1.2)
+    for x, mean in points:
+        if mean.low is not None and mean.high is not None:
+            axis.plot([x, x], [mean.low, mean.high], color=color, linewidth=0.8)
+
+
+def _row_of(group: Group, name: str) -> str | None:
+    return best_baseline(group, OURS) if name == BEST else name
