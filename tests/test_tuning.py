@@ -82,7 +82,7 @@ def test_the_floor_is_a_point_below_the_original_or_what_ours_ends_at():
 def test_too_little_utility_is_worse_than_any_gap_and_more_of_it_worse_still():
     floor = Utility(0.9, 0.8)
     values = [
-        Criterion(gap, 0.5, Utility(retain, 0.8), floor, "all").value
+        Criterion(gap, 0.5, 0.0, Utility(retain, 0.8), floor, "all").value
         for gap, retain in ((0.0, 0.9), (0.5, 0.9), (0.0, 0.89), (0.0, 0.5), (0.0, 0.0), (0.0, -1e9))
     ]
     assert values == sorted(values)
@@ -100,6 +100,14 @@ def test_a_class_is_compared_with_its_own_validation_rows():
     found = judged(model, sets=sets)
     assert found.auc == pytest.approx(3 / 4)  # 0.5, 0.7 against 0.6, 0.8
     assert found.compared_with == "the 2 validation rows of the class to be forgotten"
+    assert (found.recognised, found.gap) == (
+        0.5,
+        pytest.approx(1 / 4),
+    )  # 0.5 and 0.6 are below log 2; |¾ − ½| is as far
+    unknown = judged(table([0.8, 0.1, 1.0, 0.1, 0.9, 9.0, 1.1, 9.0], TARGETS), sets=sets)
+    assert (unknown.recognised, unknown.gap) == (0, pytest.approx(1 / 4))
+    known = judged(table([0.5, 0.1, 0.6, 0.1, 0.5, 9.0, 0.6, 9.0], TARGETS), sets=sets)
+    assert (known.auc, known.recognised, known.gap) == (0.5, 1, 0.5)  # alike, and all still there
     without = {**sets, "validation": (rows(5, 7), torch.tensor([1, 1]))}
     assert "none is of the class" in judged(model, sets=without).compared_with
     group = {**sets, "own_validation": (rows(4), torch.tensor([0]))}
@@ -113,6 +121,16 @@ def test_a_label_that_is_removed_is_compared_with_rows_that_carry_it():
     model = Table(torch.zeros(6, 2))
     found = Judge(Request(model, **sets, loss=losses.multi_label, device="cpu"), model)(model)
     assert found.compared_with == "the 1 validation rows of the class to be forgotten"
+    assert found.recognised == 1  # a logit of 0 is a probability of ½
+    other = Table(torch.tensor([[-1.0, 9.0], [2.0, 9.0], [9.0, 9.0], [9.0, 9.0], [-1.0, 9.0], [9.0, 9.0]]))
+    assert Judge(Request(model, **sets, loss=losses.multi_label, device="cpu"), model)(other).recognised == 1 / 3
+
+
+def test_a_part_that_is_a_removed_class_is_not_asked_for():
+    sets = {**SETS, "forget": (rows(0, 1), torch.tensor([0, 2])), "retain": (rows(2, 3, 4), torch.tensor([0, 1, 0]))}
+    model = Table(torch.zeros(8, 3))
+    found = Judge(Request(model, **sets, device="cpu"), model)(model)
+    assert (found.compared_with, found.recognised) == ("all validation rows", 0)
 
 
 def test_where_predictions_are_no_classes_utility_is_the_loss_that_is_saved():
