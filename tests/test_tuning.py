@@ -10,6 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from nabla_tau import InvalidRequest, losses, methods
+from nabla_tau.bench.cells import Bench, Cell
+from nabla_tau.bench.slices import ForgetSet, Setting
 from nabla_tau.cli import app
 from nabla_tau.console import REFUSED, WITH_RESERVATIONS
 from nabla_tau.facts import Range, facts_of
@@ -68,14 +70,15 @@ def test_the_gap_is_that_of_losses_whichever_way():
     assert judged(ORIGINAL).auc == 1
 
 
-def test_the_floor_is_a_point_below_the_original_or_what_ours_ends_at():
+def test_the_floor_is_a_point_and_what_chance_leaves_open_below_the_original_or_what_ours_ends_at():
     assert judged(ORIGINAL).utility == Utility(1.0, 2 / 3)  # a loss above log 2 is a wrong prediction
-    assert judged(ORIGINAL).floor == Utility(0.99, 2 / 3 - 0.01)
+    least = 2 / 3 - 0.01 - 1.645 * (2 / 9 / 3) ** 0.5  # the variance of one row in three, over three rows
+    assert judged(ORIGINAL).floor == Utility(0.99, pytest.approx(least))
     worse = table([0.1, 0.1, 1.0, 0.1, 0.1, 0.5, 0.5, 0.5], TARGETS)  # on retain alone
     found = judged(worse)
     assert (found.allowed, found.value > 1) == (False, True)
     found = judged(worse, ours=worse)
-    assert found.floor == Utility(pytest.approx(2 / 3), pytest.approx(2 / 3 - 0.01))
+    assert found.floor == Utility(pytest.approx(2 / 3), pytest.approx(least))
     assert (found.allowed, found.value) == (True, found.gap)
 
 
@@ -143,6 +146,24 @@ def test_where_predictions_are_no_classes_utility_is_the_loss_that_is_saved():
     squares = [float((part**2).mean()) for part in (y[5:20], y[20:])]
     assert found.utility.retain == pytest.approx(1 - squares[0] / squares[1])
     assert found.utility.validation == pytest.approx(0)
+
+
+def test_a_model_that_was_retrained_is_allowed_where_rows_are_few(tmp_path):
+    # 240 rows of a regression, of which 36 are forgotten: what that costs on unseen rows is far more than a point
+    setting = Setting(Cell("quick", "diabetes", 5, "random-0.15", "original"), Bench(tmp_path, torch.device("cpu")))
+    asked = ForgetSet(setting, "random-0.15")
+    sets = {
+        "forget": asked.forgotten,
+        "retain": asked.retained(asked.forgotten),
+        "validation": setting.split.validation,
+    }
+    original, retrained = setting.original.model, asked.retrained["retrained-1"].model
+    request = Request(original, **{name: setting.take(rows) for name, rows in sets.items()}, device="cpu")
+    judge = Judge(request, retrained)
+    assert judge(retrained).utility.validation < judge(original).utility.validation - 0.05
+    judge.floor = Judge(request, original).floor  # as if ours had ended at the original
+    assert judge(retrained).allowed
+    assert judge(retrained).gap < 0.1 < judge(original).gap
 
 
 def request(**more):
