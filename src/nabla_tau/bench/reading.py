@@ -1,5 +1,6 @@
 """Cells read back from their files, in groups that may stand in one table."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -111,7 +112,7 @@ def read_groups(folder: Path) -> list[Group]:
     versions = read_versions(_home(folder), problems)
     for path in paths:
         with problems.gathered("results", f"a cell in {path}", "remove it and run nabla-tau bench run again."):
-            records.append(versions.newest(_whole(path)))
+            records.append(versions.newest(whole_cell(path)))
             places.setdefault((records[-1]["code"], Cell(**records[-1]["cell"])), []).append(path)
     problems += [
         f"results: expected each cell once, got {' and '.join(map(str, found))}: keep one."
@@ -130,21 +131,32 @@ def _home(folder: Path) -> Path:
     return next((place for place in (whole, *whole.parents[:4]) if (place / SAME).exists()), folder)
 
 
-def _whole(path: Path) -> Json:
+def whole_cell(path: Path) -> Json:
     """A cell that has all that tables are computed from, in the place that its names give it.
 
     Raises:
-        InvalidRequest: if it was changed by hand, or moved.
+        InvalidRequest: if there is none, or it was changed by hand, or moved.
+
+    Example:
+        >>> whole_cell(Path("nowhere.json"))
+        Traceback (most recent call last):
+        nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
+        1. results: expected a cell in nowhere.json, got none.
     """
     record = read_cell(path)
-    assert record is not None
+    if record is None:
+        raise InvalidRequest([f"results: expected a cell in {path}, got none."])
     advice = "name the folder that nabla-tau bench run wrote to, or remove it and measure it again."
     try:
         place = Cell(**record["cell"]).path
         if record["status"] == DONE:
-            values(record), [1 / float(record["retraining_seconds"]), float(record["seconds"])], original_of(record)
-            verdict, forget = record["audit"]["verdict"], record["audit"]["utility"]["forget"]
-            verdict["forget_samples"], verdict["test_samples"], float(forget["loss"]["value"])
+            numbers = [*values(record).values(), 1 / float(record["retraining_seconds"]), record["seconds"]]
+            numbers += [record["audit"]["utility"]["forget"]["loss"]["value"]]
+            verdict = record["audit"]["verdict"]
+            verdict["forget_samples"], verdict["test_samples"], original_of(record)
+            wrong = [one for one in numbers if not math.isfinite(float(one))]
+            if wrong:
+                raise ValueError(f"{wrong[0]} where a number should be")
         elif record["status"] in (FAILED, NOT_APPLICABLE):
             [str(line) for line in record["reason"]]
         else:

@@ -21,6 +21,7 @@ from nabla_tau.bench.cells import REFERENCES, Bench, Cell, key_of
 from nabla_tau.bench.files import files_of, verified
 from nabla_tau.bench.measuring import measure_slice, modules_of
 from nabla_tau.bench.provenance import measuring_code, method_code
+from nabla_tau.bench.reading import whole_cell
 from nabla_tau.bench.records import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json, write_json
 from nabla_tau.bench.tasks import TASKS
@@ -170,8 +171,8 @@ def _known(cells: list[Cell], results: Path, problems: Problems) -> dict[Path, J
     for folder in dict.fromkeys(results / cell.scale / cell.task for cell in cells):
         for path in sorted(folder.glob("seed-*/*/*.json")):
             with problems.gathered("results", f"a cell in {path}", "remove it."):
-                if path.name != ROWS and (record := read_cell(path)) is not None:
-                    found[path] = record
+                if path.name != ROWS:
+                    found[path] = whole_cell(path)
     return found
 
 
