@@ -3,15 +3,20 @@ r"""A method of your own beside those of the package, on the same models of a ta
     NABLA_TAU_DATA=DIR python benchmarks/own_method.py my_method.py:mine location30 random-0.15 --seeds 5 6 7 \
         --beside nabla_tau scrub_small ssd --models MODELS
 
-The file holds a method as docs/methods.md shows one. Models are trained once into MODELS. Prints a row for each
-method: the components of the gap to retrained, in points, as means over seeds, and the gap; *original* is doing
-nothing, the gap of *retrained* the floor.
+The file holds a method as docs/methods.md shows one; settings of its own can be fixed by a `functools.partial` in it.
+Models are trained once into MODELS. Prints a row for each method: the components of the gap to retrained, in points,
+as means over seeds, and the gap with its 95 % interval; *original* is doing nothing, the gap of *retrained* the floor.
+Errors and what the runs said themselves stand below.
 """
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from nabla_tau.auditing.measures import FEWEST_SAMPLES
 from nabla_tau.bench.cells import UNLEARNING
+from nabla_tau.bench.suites import too_few
+from nabla_tau.bench.tasks import TASKS, forget_problem
 from nabla_tau.project import find_function
 from side_by_side import compare
 
@@ -19,16 +24,22 @@ from side_by_side import compare
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("method", metavar="FILE.py:FUNCTION")
-    arguments.add_argument("task")
-    arguments.add_argument("forget")
-    arguments.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments.add_argument("task", choices=TASKS)
+    arguments.add_argument("forget", help="random-0.15 and its like, class, subclass or group")
+    arguments.add_argument("--seeds", type=int, nargs="+", choices=range(1000), metavar="SEED", default=[0])
     arguments.add_argument("--beside", nargs="*", choices=UNLEARNING, default=["nabla_tau"])
-    arguments.add_argument("--models", type=Path, required=True)
+    arguments.add_argument("--models", type=Path, required=True, help="trained models, to be used again")
     options = arguments.parse_args()
-    methods = {name: UNLEARNING[name] for name in options.beside}
-    own = options.method.rpartition(":")[2]
-    methods[f"{own} (own)" if own in methods else own] = find_function(options.method)
-    print(compare(methods, options.task, options.forget, options.seeds, options.models))
+    methods: dict[str, Any] = {name: UNLEARNING[name] for name in options.beside}
+    try:
+        if problem := forget_problem(options.forget):
+            raise ValueError(problem)
+        if too_small := too_few(options.task, options.forget, "quick"):
+            raise ValueError(f"Expected {FEWEST_SAMPLES} rows at least, which the audit needs, got {too_small}.")
+        methods[f"{options.method.rpartition(':')[2]} (own)"] = find_function(options.method)
+        print(compare(methods, options.task, options.forget, options.seeds, options.models))
+    except (ValueError, OSError) as error:
+        arguments.exit(1, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -171,8 +171,45 @@ def request(**more):
     return Request(my_project.network(), **{**sets, "device": "cpu", **more})
 
 
+def upwards(problem, rate=1e-3):
+    yield from methods.neggrad(problem, epochs=1, learning_rate=rate)
+
+
 def searched(name):
     return {key: allowed for key, allowed in facts_of(methods.METHODS[name]).settings.items() if allowed.search}
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"rate": (1e-5, 1e-1)}, "expected a facts.Range for each setting, got tuple for rate"),
+        ({"rate": Range(0, search=(0, 1e-1))}, "from above 0 on, as exponents are drawn, got (0, 0.1)"),
+        ({"rate": Range(0, 0.4, search=(1e-3, 0.6))}, "both a number in [0, 0.4], got (0.001, 0.6)"),
+        ({"rate": Range(0, search=(1e-1, 1e-5))}, "from low to high"),
+        ({"rate": Range(0, search=(1e-5, 1e-1), scale="lin")}, "on the scale log or linear, got 'lin'"),
+        ({"rate": Range(0, search=(1e-2, 1e-1))}, "around its default 0.001"),
+        ({"rates": Range(0, search=(1e-5, 1e-1))}, "(there are: rate), got 'rates'"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_told_apart(space, said):
+    require("optuna")
+    with pytest.raises(InvalidRequest) as refused:
+        tune(upwards, request(), trials=1, space=space)
+    assert said in refused.value.problems[0]
+
+
+def test_an_error_in_a_trial_says_in_which():
+    require("optuna")
+
+    def fails(problem, rate=1e-3):
+        raise ArithmeticError("no such number")
+        yield
+
+    with pytest.raises(ArithmeticError) as failed:
+        tune(fails, request(), trials=2, space={"rate": Range(0, search=(1e-5, 1e-1))})
+    assert failed.value.__notes__[-1] == "in trial 1 of 2, with {'rate': 0.001}"
+    with pytest.raises(InvalidRequest, match="expected a method or the name of one, got NoneType"):
+        tune(None, request())
 
 
 def test_a_search_begins_with_the_defaults_and_says_what_it_cost():
@@ -252,8 +289,12 @@ def test_what_cannot_be_searched_of_a_method_of_ones_own():
 
     with pytest.raises(InvalidRequest, match=r"got mine, which has none: pass space="):
         tune(mine, request())
-    with pytest.raises(InvalidRequest, match=r"each with a default within what is searched, .* got rate, far, other\."):
+    with pytest.raises(InvalidRequest) as refused:
         tune(mine, request(), space=dict.fromkeys(("rate", "passes", "far", "other"), Range(0, search=(1, 2))))
+    rate, far, other = refused.value.problems
+    assert "with a number as default (there are: passes, far), got 'rate'" in rate
+    assert "far of mine to be searched around its default 3" in far
+    assert "got 'other'" in other
     with pytest.raises(InvalidRequest, match="did you mean 'scrub'"):
         tune("srcub", request())
 

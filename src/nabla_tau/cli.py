@@ -335,7 +335,7 @@ def env(as_json: JsonOption = False) -> None:
 @app.command(
     epilog="Example:\n\n  nabla-tau tune scrub my_project.py:sets --trials 50\n\n"
     "It sees forget, retain and validation data: 'test' and 'retrained' of the dict are not read. Exit code 3: no "
-    "settings gave a model with enough utility left."
+    "settings gave a model with enough utility left. A method of your own is searched in Python: nabla_tau.tuning.tune."
 )
 def tune(
     method: Annotated[str, typer.Argument(help="A baseline, one of nabla_tau.methods.")],

@@ -337,7 +337,9 @@ def tune(
         {'rate': 0.001}
     """
     run = methods.find_method(method) if isinstance(method, str) else method
-    name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
+    if not callable(run):
+        raise InvalidRequest([f"method: expected a method or the name of one, got {type(run).__name__}."])
+    name = method if isinstance(method, str) else _named(run)
     searched = _searched(name, run, space, trials)
     optuna = _optuna()
     with _quiet():
@@ -350,7 +352,11 @@ def tune(
         for number in range(trials):
             asked = study.ask()
             settings = {setting: _suggested(asked, setting, allowed) for setting, allowed in searched.items()}
-            done.append(_tried(replace(request, method=partial(run, **settings)), judge, settings))
+            try:
+                done.append(_tried(replace(request, method=partial(run, **settings)), judge, settings))
+            except Exception as error:
+                error.add_note(f"in trial {number + 1} of {trials}, with {settings}")
+                raise
             study.tell(asked, done[-1].value)
             on_trial(number + 1, trials)
     best = min(done, key=lambda trial: trial.value)
@@ -365,6 +371,13 @@ def tune(
         our_steps=ours.settings["steps_done"],
         our_seconds=ours.seconds,
     )
+
+
+def _named(run: Any) -> str:
+    """What a method of one's own is called, under any number of `functools.partial`."""
+    while isinstance(run, partial):
+        run = run.func
+    return str(getattr(run, "__name__", type(run).__name__))
 
 
 def _tried(request: Request, judge: Judge, settings: dict[str, Any]) -> Trial:
@@ -390,28 +403,43 @@ def _searched(name: str, run: Method, space: Mapping[str, Range] | None, trials:
     """What is searched.
 
     Raises:
-        InvalidRequest: if that is nothing, or holds no default of the method.
+        InvalidRequest: if that is nothing, cannot be drawn from, or holds no default of the method.
     """
     problems = whole_number("trials", trials, 1, 2**31)
     facts = facts_of(run)
     settings = space if space is not None else facts.settings if facts else {}
-    searched = {setting: allowed for setting, allowed in settings.items() if allowed.search}
-    if not searched:
+    strange = {setting: allowed for setting, allowed in settings.items() if not isinstance(allowed, Range)}
+    problems += [
+        f"space: expected a facts.Range for each setting, got {type(one).__name__} for {setting}: "
+        "Range(0, search=(1e-5, 1e-1)) allows 0 and above and searches between the two."
+        for setting, one in strange.items()
+    ]
+    searched = {setting: one for setting, one in settings.items() if setting not in strange and one.search}
+    if not searched and not strange:
         problems.append(f"method: expected one with settings to search, got {name}, which has none: pass space=.")
     defaults = _defaults(run)
-    wrong = [
-        setting
-        for setting, allowed in searched.items()
-        if allowed.search and not (setting in defaults and allowed.search[0] <= defaults[setting] <= allowed.search[1])
-    ]
-    if wrong:
-        problems.append(
-            f"space: expected settings of {name}, each with a default within what is searched, as the first trial has "
-            f"the defaults, got {', '.join(wrong)}."
-        )
+    for setting, allowed in searched.items():
+        problems += _space_problems(name, setting, allowed, defaults)
     if problems:
         raise InvalidRequest(problems)
     return searched
+
+
+def _space_problems(name: str, setting: str, allowed: Range, defaults: Mapping[str, float]) -> Iterator[str]:
+    assert allowed.search is not None
+    low, high = allowed.search
+    about = f"space: expected {setting} of {name} to be searched"
+    if allowed.scale not in ("log", "linear"):
+        yield f"{about} on the scale log or linear, got {allowed.scale!r}."
+    if not low < high or low not in allowed or high not in allowed:
+        yield f"{about} from low to high, both {allowed}, got {allowed.search}."
+    if allowed.scale == "log" and low <= 0:
+        yield f"{about} from above 0 on, as exponents are drawn, got {allowed.search}: or give scale='linear'."
+    if setting not in defaults:
+        known = ", ".join(defaults) or "none"
+        yield f"space: expected settings of {name} with a number as default (there are: {known}), got {setting!r}."
+    elif not low <= defaults[setting] <= high:
+        yield f"{about} around its default {defaults[setting]:g}, which the first trial has, got {allowed.search}."
 
 
 def _defaults(run: Method) -> dict[str, Any]:

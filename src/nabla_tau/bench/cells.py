@@ -22,7 +22,11 @@ REFERENCES = (ORIGINAL, *RETRAINED)
 UNLEARNING = {name: method for name, method in METHODS.items() if name != "retrain"}
 """The methods that are compared, at their published settings."""
 
-TUNED = {f"{name}+tuned": name for name, method in UNLEARNING.items() if facts_of(method).settings}  # type: ignore[union-attr]
+TUNED = {
+    f"{name}+tuned": name
+    for name, method in UNLEARNING.items()
+    if (facts := facts_of(method)) is not None and facts.settings
+}
 """The same, their settings searched on forget, retain and validation set; the search counts as cost."""
 
 

@@ -152,7 +152,9 @@ def whole_numbers(text: str | None) -> tuple[int, ...]:
 @app.command(epilog="Example:  nabla-tau bench table results/bench --output results/bench/table.md")
 def table(
     results: ResultsArgument = OUTPUT,
-    output: Annotated[Path | None, typer.Option(help="Markdown file to write instead of printing.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Markdown file to write instead of printing.", dir_okay=False)
+    ] = None,
 ) -> None:
     """Tables computed from the JSON files; other scales and versions of the code get tables of their own."""
     with refusals() as out:
@@ -170,7 +172,7 @@ def table(
 @app.command(epilog="Example:  nabla-tau bench plot results/bench --output results/bench/plots")
 def plot(
     results: ResultsArgument = OUTPUT,
-    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = OUTPUT / "plots",
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.", file_okay=False)] = OUTPUT / "plots",
 ) -> None:
     """Pictures computed from the JSON files, as SVG."""
     with refusals() as out:
