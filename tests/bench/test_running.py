@@ -330,6 +330,21 @@ def test_damaged_cells_are_named_before_anything_runs(measured, tmp_path):
     assert not (tmp_path / cells[-1].path).exists()
 
 
+@pytest.mark.parametrize("damage", ["{", '{"forget": [[0, 1]]}'])
+def test_a_run_about_other_rows_than_the_folder_says_stops_before_a_cell(damage, measured, tmp_path):
+    cells, results, bench = measured
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    (tmp_path / cells[-1].path).unlink()
+    rows = tmp_path / cells[-1].folder / "rows.json"
+    rows.write_text(damage)
+    with pytest.raises(InvalidRequest, match=r"expected in .*rows\.json the numbers of the rows"):
+        run_cells(cells, tmp_path, bench)
+    assert (rows.read_text(), (tmp_path / cells[-1].path).exists()) == (damage, False)
+    rows.unlink()
+    run_cells(cells, tmp_path, bench)
+    assert json.loads(rows.read_text()) == json.loads((results / cells[-1].folder / "rows.json").read_text())
+
+
 def test_a_cell_is_measured_on_one_thread(measured, tmp_path):
     cells, _, bench = measured
     before = torch.get_num_threads()
@@ -347,6 +362,7 @@ def test_a_cell_is_measured_on_one_thread(measured, tmp_path):
         (["paper-cifar"], "did you mean 'paper-cifar10'?"),
         (["smoke", "--methods", "srub", "--scale", "quik", "--fractions", "2"], "3 problems found"),
         (["domains", "--tasks", "location31"], "did you mean 'location30'?"),
+        (["smoke", "--methods", "mine.py:mine"], "benchmarks/own_method.py sets your own beside them"),
         (
             ["beyond", "--fractions", "0.01,0.004"],
             "expected at least 20 rows to forget and to keep, which the audit needs, got 16 of 4000 rows to forget",

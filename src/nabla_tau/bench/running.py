@@ -1,5 +1,6 @@
 """Runs the cells that are missing: in sequence, on worker processes, or on a Ray cluster."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing.process import BaseProcess
@@ -91,7 +92,7 @@ def run_cells(
         for name, folder in (("output", results), ("models", bench.models))
         if not _writable(folder)
     ]
-    for path in sorted(bench.models.glob("*.safetensors")):
+    for path in sorted(one for one in bench.models.glob("*.safetensors") if one.is_file()):
         with problems.gathered("models", f"weights in {path}", "remove it."), safetensors.safe_open(path, "pt"):
             pass
     known = _known(cells, results, problems)
@@ -220,9 +221,27 @@ def _written(found: Iterable[tuple[Path, Json]], results: Path) -> Iterator[Json
     for path, record in found:
         if "cell" in record:
             _check_original(results / path, record, versions)
+        else:
+            _check_rows(results / path, record)
         write_json(results / path, record, indent=1 if "cell" in record else None)
         if "cell" in record:
             yield record
+
+
+def _check_rows(path: Path, rows: Json) -> None:
+    """Cells that were there before must be about the same rows."""
+    with suppress(FileNotFoundError):
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            known = None
+        if known != rows:
+            raise InvalidRequest(
+                [
+                    f"results: expected in {path} the numbers of the rows that are measured now, got others, or "
+                    "something else: choose another --output, or, if the file alone was changed, remove it."
+                ]
+            )
 
 
 def _check_original(path: Path, record: Json, versions: Versions) -> None:

@@ -107,9 +107,14 @@ def cells_of(
         raise InvalidRequest(problems)
     chosen = SUITES[suite]
     problems = unknown("scale", [scale], ["quick", "full"])
-    problems += unknown("methods", methods, [*ALL, *TUNED, *STUDY, *REFERENCES]) + unknown(
-        "tasks", tasks, list(chosen.forgets)
-    )
+    own = [one for one in methods if ":" in one]
+    problems += [
+        f"methods: expected some of the package's, got {one!r}: benchmarks/own_method.py sets your own beside them."
+        for one in own
+    ]
+    named = [one for one in methods if one not in own]
+    problems += unknown("methods", named, [*ALL, *TUNED, *STUDY, *REFERENCES])
+    problems += unknown("tasks", tasks, list(chosen.forgets))
     problems += [
         f"fractions: expected numbers between 0 and 1, as 0.15 for 15 %, got {one!r}."
         for one in fractions
@@ -161,10 +166,10 @@ def unknown(what: str, given: tuple[str, ...] | list[str], known: list[str]) -> 
         >>> unknown("scale", ["quik"], ["quick", "full"])
         ["scale: expected some of quick, full, got 'quik': did you mean 'quick'?"]
     """
+    close = {one: suggestion(one, known) for one in given if one not in known}
     return [
-        f"{what}: expected some of {', '.join(known)}, got {one!r}: {suggestion(one, known)}"
-        for one in given
-        if one not in known
+        f"{what}: expected some of {', '.join(known)}, got {one!r}{f': {hint}' if 'did you mean' in hint else '.'}"
+        for one, hint in close.items()
     ]
 
 
