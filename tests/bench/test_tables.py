@@ -209,6 +209,22 @@ def test_curves_over_the_shares_have_gaps_where_nothing_was_measured(tmp_path):
     assert plot_shares(grouped([one for one in found if one["cell"]["forget"] != "random-0.50"]), tmp_path) == []
 
 
+def test_intervals_are_cut_where_no_value_can_be():
+    def row(shifts, utility):
+        found = [record(name, seed) for name in RETRAINED for seed in (0, 1)]
+        found += [record("ssd", seed, shift) for seed, shift in enumerate(shifts)]
+        for one in found:
+            for part in one["audit"]["utility"].values():
+                part[utility] = part.pop("accuracy", None) or part[utility]
+        (line,) = [line for line in tables(grouped(copy.deepcopy(found))).splitlines() if line.startswith("| ssd | 2")]
+        return [cell.strip() for cell in line.split("|")[3:10]]
+
+    test, *_, gap = row((0.1, 0.3), "accuracy")
+    assert test.startswith("80.0 [0.0, 100.0]")
+    assert gap.startswith("20.0")
+    assert row((-0.5, 0.3), "r2")[0] == "50.0 [-458.2, 100.0]"  # R² has no least
+
+
 def test_the_grid_marks_the_best_alpha_of_each_fraction(tmp_path):
     found = []
     for fraction, best in (("random-0.05", "alpha-0.1"), ("random-0.3", "alpha-0.5")):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 from statistics import fmean, stdev
 
 from scipy.stats import t
@@ -34,22 +34,25 @@ class Mean:
         return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
 
 
-def mean_of(values: Sequence[float], level: float = LEVEL) -> Mean:
+def mean_of(values: Sequence[float], level: float = LEVEL, within: tuple[float, float] = (-inf, inf)) -> Mean:
     """Mean over seeds and its interval by Student's t: x̄ ± t(n − 1) · s / √n.
 
     Args:
         values: one for each seed.
         level: that the interval holds the mean with.
+        within: least and largest value that there can be, at which the interval is cut: no mean lies beyond.
 
     Example:
         >>> mean_of([1.0, 2.0, 3.0])
         Mean(value=2.0, low=-0.48..., high=4.48..., seeds=3)
+        >>> mean_of([1.0, 2.0, 3.0], within=(0.0, inf)).low
+        0.0
     """
     count, value = len(values), fmean(values)
     if count < 2:
         return Mean(value, None, None, count)
     margin = float(t.ppf((1 + level) / 2, count - 1)) * stdev(values) / sqrt(count)
-    return Mean(value, value - margin, value + margin, count)
+    return Mean(value, max(value - margin, within[0]), min(value + margin, within[1]), count)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Plots as SVG, computed from the cells."""
 
+import math
 from collections.abc import Sequence
 from itertools import groupby, product
 from pathlib import Path
@@ -151,7 +152,7 @@ def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
             found = group.gaps(name)
             if not found:
                 continue
-            mean = mean_of(list(found.values()))
+            mean = mean_of(list(found.values()), within=(0.0, math.inf))
             axis.plot(mean.value, place, "o", color="C0" if name.startswith("nabla_tau") else "0.3")
             if mean.low is not None and mean.high is not None:
                 axis.plot([mean.low, mean.high], [place, place], "-", color="0.3", linewidth=1)

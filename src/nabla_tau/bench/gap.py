@@ -1,5 +1,6 @@
 """The gap to retrained: how far a model is from ones that never saw the forget set, defined here and nowhere else."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -79,6 +80,21 @@ def values(record: Json) -> dict[str, float]:
     """
     found = {component.name: component.value(record) for component in COMPONENTS}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def possible(record: Json) -> dict[str, tuple[float, float]]:
+    """The least and the largest value that each component can have, in points: R² has no least.
+
+    Example:
+        >>> cell = {"audit": {"utility": {"test": {"r2": {"value": 0.3}}}}}
+        >>> possible(cell)["test"], possible(cell)["JS"]
+        ((-inf, 100.0), (0.0, 100.0))
+    """
+    utilities, bounded = ("test", "retain", "forget"), "r2" not in record["audit"]["utility"]["test"]
+    return {
+        component.name: (0.0 if bounded or component.name not in utilities else -math.inf, float(POINTS))
+        for component in COMPONENTS
+    }
 
 
 def distances(record: Json, retrained: Sequence[Json]) -> dict[str, float]:

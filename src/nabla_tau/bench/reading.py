@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from nabla_tau.bench.cells import DONE, FAILED, NOT_APPLICABLE, ORIGINAL, RETRAINED, Cell
-from nabla_tau.bench.gap import distances, gap, values
+from nabla_tau.bench.gap import distances, gap, possible, values
 from nabla_tau.bench.records import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json
 from nabla_tau.bench.versions import SAME, read_versions
@@ -57,6 +57,11 @@ class Group:
     def values(self, method: str) -> dict[str, BySeed]:
         """Component -> seed -> value in points."""
         return _by_component({seed: [values(one) for one in cells] for seed, cells in self.done(method).items()})
+
+    def possible(self) -> dict[str, tuple[float, float]]:
+        """Component -> the least and the largest value that it can have, in points; of a group with finished cells."""
+        cells = (record for by_seed in self.cells.values() for record in by_seed.values())
+        return possible(next(one for one in cells if one["status"] == DONE))
 
     def distances(self, method: str) -> dict[str, BySeed]:
         """Component -> seed -> distance from the retrained models, in points; only seeds that have two of these."""

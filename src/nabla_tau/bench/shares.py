@@ -1,14 +1,15 @@
 """Quality against the share of the training data that is forgotten, as SVG, computed from the cells."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nabla_tau.bench.cells import ORIGINAL
-from nabla_tau.bench.comparing import mean_of
+from nabla_tau.bench.comparing import Mean, mean_of
 from nabla_tau.bench.figures import fraction_of, write_svg
-from nabla_tau.bench.reading import FLOOR, BySeed, Group
+from nabla_tau.bench.reading import FLOOR, Group
 from nabla_tau.bench.tables import OURS, PUBLISHED, best_baseline
 
 if TYPE_CHECKING:
@@ -27,14 +28,13 @@ STYLES = {
 }
 """Curve -> colour, mark, line."""
 
-SeedsOf = Callable[[Group, str], BySeed]
-
-PANELS: dict[str, tuple[SeedsOf, tuple[str, ...]]] = {
-    "gap to retrained, less is better": (Group.gaps, tuple(STYLES)),
-    "utility on the test set": (lambda group, name: group.values(name).get("test", {}), (PUBLISHED, FLOOR, OURS)),
-    "utility on the retain set": (lambda group, name: group.values(name).get("retain", {}), (PUBLISHED, FLOOR, OURS)),
+GAP = "gap"
+PANELS = {
+    GAP: ("gap to retrained, less is better", tuple(STYLES)),
+    "test": ("utility on the test set", (PUBLISHED, FLOOR, OURS)),
+    "retain": ("utility on the retain set", (PUBLISHED, FLOOR, OURS)),
 }
-"""Panel -> a row's points by seed, and which rows are drawn."""
+"""The gap, or a component of it -> title of its panel, and which curves are drawn."""
 
 
 def plot_shares(groups: Sequence[Group], folder: Path) -> list[Path]:
@@ -72,10 +72,10 @@ def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
     figure = Figure(figsize=(3.6 * len(PANELS), 3.6), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots(1, len(PANELS))
-    for axis, (panel, (seeds_of, names)) in zip(axes, PANELS.items(), strict=True):
+    for axis, (component, (panel, names)) in zip(axes, PANELS.items(), strict=True):
         axis.set_xscale("logit")
         for name in names:
-            _draw_curve(axis, groups, name, seeds_of)
+            _draw_curve(axis, name, {fraction_of(group): _mean(group, name, component) for group in groups})
         axis.set_title(panel, fontsize=9)
         fractions = [fraction_of(group) for group in groups]
         axis.set_xticks(fractions, [f"{100 * fraction:g} %" for fraction in fractions], rotation=60)
@@ -89,18 +89,20 @@ def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
     write_svg(figure, path)
 
 
-def _draw_curve(axis: "Axes", groups: Sequence[Group], name: str, seeds_of: SeedsOf) -> None:
+def _draw_curve(axis: "Axes", name: str, means: Mapping[float, Mean | None]) -> None:
     """Means with their intervals; a gap where a share was not measured, or a method does not apply."""
     color, mark, line = STYLES[name]
-    found = [seeds_of(group, row) if (row := _row_of(group, name)) else {} for group in groups]
-    means = [mean_of(list(one.values())) if one else None for one in found]
-    points = [(fraction_of(group), mean) for group, mean in zip(groups, means, strict=True) if mean]
-    places, values = [x for x, _ in points], [mean.value for _, mean in points]
-    axis.plot(places, values, line, label=name, color=color, marker=mark, markersize=4, linewidth=1.2)
-    for x, mean in points:
-        if mean.low is not None and mean.high is not None:
-            axis.plot([x, x], [mean.low, mean.high], color=color, linewidth=0.8)
+    values = [mean.value if mean else math.nan for mean in means.values()]
+    axis.plot(list(means), values, line, label=name, color=color, marker=mark, markersize=4, linewidth=1.2)
+    for fraction, mean in means.items():
+        if mean and mean.low is not None and mean.high is not None:
+            axis.plot([fraction, fraction], [mean.low, mean.high], color=color, linewidth=0.8)
 
 
-def _row_of(group: Group, name: str) -> str | None:
-    return best_baseline(group, OURS) if name == BEST else name
+def _mean(group: Group, name: str, component: str) -> Mean | None:
+    row = best_baseline(group, OURS) if name == BEST else name
+    if component == GAP:
+        found, within = group.gaps(row or ""), (0.0, math.inf)
+    else:
+        found, within = group.values(row or "").get(component, {}), group.possible()[component]
+    return mean_of(list(found.values()), within=within) if found else None

@@ -1,5 +1,6 @@
 """Tables in Markdown, computed from the cells: no figure is typed, no mean stands without its interval."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import groupby
@@ -110,10 +111,10 @@ def group_table(group: Group) -> list[str]:
     for method in group.methods:
         if not group.done(method):
             continue
-        found = group.values(method)
-        columns = [found.get(component.name, {}) for component in COMPONENTS]
-        columns += [group.gaps(method), group.seconds(method), group.cost(method)]
-        lines.append(_row([method, str(len(group.done(method))), *map(_mean, columns)]))
+        found, possible = group.values(method), group.possible()
+        cells = [_mean(found.get(component.name, {}), possible[component.name]) for component in COMPONENTS]
+        cells += [_mean(column) for column in (group.gaps(method), group.seconds(method), group.cost(method))]
+        lines.append(_row([method, str(len(group.done(method))), *cells]))
     lines.append("")
     fewer = [name for name in _rivals(group) if name not in _candidates(group, OURS)]
     if fewer and group.gaps(OURS):
@@ -255,7 +256,8 @@ def _provenance(groups: Sequence[Group]) -> str:
     where = (
         f"commit {', '.join(commits)}; {', '.join(devices)}; {_hours(records)} hours of training, unlearning and audit"
     )
-    return f"{len(records)} cells; {where}. Means over seeds with 95 % intervals, in points or as headed."
+    intervals = "95 % intervals, cut where no value can be"
+    return f"{len(records)} cells; {where}. Means over seeds with {intervals}, in points or as headed."
 
 
 def _commit(record: Json) -> str:
@@ -273,8 +275,8 @@ def _hours(records: Sequence[Json]) -> str:
     return f"{(cells + sum(originals.values())) / 3600:.1f}"
 
 
-def _mean(by_seed: BySeed) -> str:
-    return str(mean_of(list(by_seed.values()))) if by_seed else "–"
+def _mean(by_seed: BySeed, within: tuple[float, float] = (0.0, math.inf)) -> str:
+    return str(mean_of(list(by_seed.values()), within=within)) if by_seed else "–"
 
 
 def _row(cells: Sequence[str]) -> str:
