@@ -1,10 +1,10 @@
 r"""A method of your own beside those of the package, on the same models of a task of the benchmark.
 
     NABLA_TAU_DATA=DIR python benchmarks/own_method.py my_method.py:mine location30 random-0.15 --seeds 5 6 7 \
-        --beside nabla_tau scrub_small ssd --models MODELS
+        --beside nabla_tau scrub_small ssd
 
 The file holds a method as docs/methods.md shows one; settings of its own can be fixed by a `functools.partial` in it.
-Models are trained once into MODELS. Prints a row for each method: the components of the gap to retrained, in points,
+Models are trained once, into --models. Prints a row for each method: the components of the gap to retrained, in points,
 as means over seeds, and the gap with its 95 % interval; *original* is doing nothing, the gap of *retrained* the floor.
 Errors and what the runs said themselves stand below.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from nabla_tau.auditing.measures import FEWEST_SAMPLES
 from nabla_tau.bench.cells import UNLEARNING
+from nabla_tau.bench.cli import MODELS
 from nabla_tau.bench.suites import too_few
 from nabla_tau.bench.tasks import TASKS, forget_problem
 from nabla_tau.project import find_function
@@ -28,7 +29,7 @@ def main() -> None:
     arguments.add_argument("forget", help="random-0.15 and its like, class, subclass or group")
     arguments.add_argument("--seeds", type=int, nargs="+", choices=range(1000), metavar="SEED", default=[0])
     arguments.add_argument("--beside", nargs="*", choices=UNLEARNING, default=["nabla_tau"])
-    arguments.add_argument("--models", type=Path, required=True, help="trained models, to be used again")
+    arguments.add_argument("--models", type=Path, default=MODELS, help="trained models, to be used again")
     options = arguments.parse_args()
     methods: dict[str, Any] = {name: UNLEARNING[name] for name in options.beside}
     try:

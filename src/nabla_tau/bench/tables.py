@@ -66,7 +66,7 @@ def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 
         best = best_baseline(group, ours)
         names, seeds = (ORIGINAL, best, PUBLISHED, ours, FLOOR), group.gaps(ours)
         found = [{seed: gap for seed, gap in group.gaps(name or "").items() if seed in seeds} for name in names]
-        cells = [_mean(one) + (f", {len(one)} seeds" if 0 < len(one) < len(seeds) else "") for one in found]
+        cells = [_mean(one) + (f", {len(one)} seeds" if 1 < len(one) < len(seeds) else "") for one in found]
         cells[1] += f" ({best})" if best else ""
         rows.append(_row([group.task, group.forget, str(len(group.gaps(ours))), *cells]))
     heads = ["task", "forget set", "seeds", "doing nothing", "best baseline", PUBLISHED, ours, "retrained"]
