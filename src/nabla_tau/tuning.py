@@ -4,7 +4,7 @@ import copy
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -48,21 +48,24 @@ class Criterion:
     """How well a model has forgotten, as far as forget, retain and validation data tell.
 
     Attributes:
-        gap: |AUC − ½| of the losses of forget against validation rows, in [0, ½]; 0 is best.
-        auc: share of pairs in which the forget row costs less, half of ties.
+        gap: the larger of |AUC − ½| and half of `recognised`, in [0, ½]; 0 is best.
+        auc: share of pairs of a forget and a validation row in which the forget row costs less, half of ties.
+        recognised: where a class is removed, the share of its rows, forgotten and unseen, for which it is predicted: a
+            model that never met it predicts it nowhere. Else 0.
         utility: of the model.
         floor: the least that is allowed of each.
         compared_with: which validation rows the forget set was compared with.
 
     Example:
-        >>> good = Criterion(0.02, 0.52, Utility(0.98, 0.9), Utility(0.97, 0.88), "all")
-        >>> broken = Criterion(0.0, 0.5, Utility(0.4, 0.35), Utility(0.97, 0.88), "all")
+        >>> good = Criterion(0.02, 0.52, 0.0, Utility(0.98, 0.9), Utility(0.97, 0.88), "all")
+        >>> broken = Criterion(0.0, 0.5, 0.0, Utility(0.4, 0.35), Utility(0.97, 0.88), "all")
         >>> good.allowed, good.value, broken.allowed, round(broken.value, 2)
         (True, 0.02, False, 1.52)
     """
 
     gap: float
     auc: float
+    recognised: float
     utility: Utility
     floor: Utility
     compared_with: str
@@ -116,7 +119,8 @@ class Judge:
             self.sources["own validation"] = open_set(own_validation, size)
         original = self._scores(request.model)
         self.scale = max(float(original["validation"].losses.mean()), 1e-12)
-        self.rows, self.compared_with = _comparable(original, self.loss)
+        self.removed = _removed(original, self.loss)
+        self.rows, self.compared_with = _comparable(original["validation"], self.removed)
         before, after = self._utility(original), self._utility(self._scores(ours))
         self.floor = Utility(
             retain=min(before.retain - POINT, after.retain), validation=min(before.validation - POINT, after.validation)
@@ -133,9 +137,11 @@ class Judge:
         forget = scores["forget"]
         members = np.repeat([True, False], [len(forget), len(unseen)])
         value = float(roc_auc_score(members, -np.concatenate([forget.losses, unseen.losses])))
+        recognised = _recognised([forget, scores["validation"]], self.removed)
         return Criterion(
-            gap=abs(value - 0.5),
+            gap=max(abs(value - 0.5), recognised / 2),
             auc=value,
+            recognised=recognised,
             utility=self._utility(scores),
             floor=self.floor,
             compared_with="the validation rows given" if "own validation" in scores else self.compared_with,
@@ -169,11 +175,12 @@ def criterion(
 ) -> Criterion:
     """How well a model has forgotten, without a test set and without a retrained model.
 
-        |AUC(ℓ on D_f, ℓ on D_v) − ½|,   if utility on D_r and D_v ≥ min(the original's − 0.01, ∇τ's)
+        max(|AUC(ℓ on D_f, ℓ on D_v) − ½|, r / 2),   if utility on D_r and D_v ≥ min(the original's − 0.01, ∇τ's)
 
     Where the forget set is a class (none of its labels occurs in the retain set), it is compared with the validation
-    rows of that class; a group, with `own_validation`. Utility is accuracy, of labels and tokens too; where predictions
-    are no classes, 1 − L / L_v with the mean loss L_v of the original on D_v.
+    rows of that class, and r is the share of both for which that class is predicted; a model that never met it predicts
+    it nowhere. Else r = 0. A group is compared with `own_validation`. Utility is accuracy, of labels and tokens too;
+    where predictions are no classes, 1 − L / L_v with the mean loss L_v of the original on D_v.
 
     Args:
         model: the unlearned model.
@@ -235,7 +242,7 @@ class Tuned:
 
     Example:
         >>> useful = Utility(0.9, 0.9)
-        >>> ours = Criterion(0.01, 0.51, useful, useful, "all validation rows")
+        >>> ours = Criterion(0.01, 0.51, 0.0, useful, useful, "all validation rows")
         >>> print(Tuned("scrub", {"temperature": 2.0}, ours, ours, [], 900, 60.0, our_steps=160, our_seconds=4.0))
         scrub: 0 trials, 900 steps, 60.0 s; nabla_tau: none, 160 steps, 4.0 s
         best       |AUC − ½| 0.0100, utility on retain 0.900 and validation 0.900; compared with all validation rows
@@ -384,32 +391,61 @@ def _suggested(trial: Any, name: str, allowed: Range) -> Any:
     return trial.suggest_float(name, low, high, log=allowed.scale == "log")
 
 
-def _comparable(scores: Mapping[str, Scores], loss: Any) -> tuple[Numbers, str]:
+@dataclass(frozen=True)
+class _Removed:
+    """Labels of which every forget row carries one, and no retain row does; none where only a part is removed."""
+
+    labels: Numbers
+    several: bool  # in a row
+
+    def carried(self, scores: Scores) -> Numbers:
+        """Which rows carry one, shape (n,)."""
+        if self.several:
+            return np.asarray((scores.targets[:, self.labels] > 0).any(1))
+        return np.isin(np.asarray(scores.classes), self.labels)
+
+    def predicted(self, scores: Scores) -> Numbers:
+        """For which rows that carry one it is predicted, shape (n,)."""
+        if self.several:
+            return np.asarray((scores.predictions[:, self.labels] >= 0.5).any(1))
+        return np.asarray(scores.bank["correct"] > 0)
+
+
+def _removed(scores: Mapping[str, Scores], loss: Any) -> _Removed | None:
+    forget, retain = scores["forget"], scores["retain"]
+    if loss is multi_label:
+        labels = np.flatnonzero((forget.targets > 0).all(0) & ~(retain.targets > 0).any(0))
+        return _Removed(labels, several=True) if len(labels) else None
+    if forget.classes is None or retain.classes is None or np.isin(forget.classes, retain.classes).any():
+        return None
+    return _Removed(np.unique(forget.classes), several=False)
+
+
+def _comparable(validation: Scores, removed: _Removed | None) -> tuple[Numbers, str]:
     """Which validation rows the forget set is compared with."""
-    sets = [scores[name] for name in ("forget", "retain", "validation")]
-    everything = np.arange(len(sets[-1]))
-    classes = [one.classes for one in sets if one.classes is not None]
-    if len(classes) == len(sets):
-        removed = np.setdiff1d(classes[0], classes[1])
-        whole = len(removed) > 0 and bool(np.isin(classes[0], removed).all())
-        rows = np.flatnonzero(np.isin(classes[2], removed))
-    elif loss is multi_label:
-        forget, retain, unseen = (one.targets for one in sets)
-        removed = np.flatnonzero((forget > 0).all(0) & ~(retain > 0).any(0))
-        whole = len(removed) > 0
-        rows = np.flatnonzero((unseen[:, removed] > 0).any(1))
-    else:
+    everything = np.arange(len(validation))
+    if removed is None:
         return everything, "all validation rows"
-    if not whole:
-        return everything, "all validation rows"
+    rows = np.flatnonzero(removed.carried(validation))
     if not len(rows):
         return everything, "all validation rows, as none is of the class to be forgotten"
     return rows, f"the {len(rows)} validation rows of the class to be forgotten"
 
 
+def _recognised(sets: Sequence[Scores], removed: _Removed | None) -> float:
+    """The share of rows with a removed label for which it is predicted."""
+    if removed is None:
+        return 0.0
+    return float(np.concatenate([removed.predicted(one)[removed.carried(one)] for one in sets]).mean())
+
+
 def _line(found: Criterion) -> str:
     utility = found.utility
-    return f"|AUC − ½| {found.gap:.4f}, utility on retain {utility.retain:.3f} and validation {utility.validation:.3f}"
+    known = f", class predicted for {100 * found.recognised:.1f} % of its rows" if found.recognised else ""
+    return (
+        f"|AUC − ½| {abs(found.auc - 0.5):.4f}{known}, utility on retain {utility.retain:.3f} and validation "
+        f"{utility.validation:.3f}"
+    )
 
 
 @contextmanager
