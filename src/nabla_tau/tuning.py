@@ -24,7 +24,11 @@ from nabla_tau.sets import open_set
 from nabla_tau.unlearning import Request
 
 POINT = 0.01
-"""How much utility a search may give up: one point of a hundred."""
+"""How much utility a search may give up: one point of a hundred, beside what the rows leave open."""
+
+ONE_SIDED = 1.645
+"""Standard errors of the original's own utility that are left open, at 95 %: to forget a share of few rows costs as
+much on unseen ones, and a model that was retrained is not to be refused for that."""
 
 BROKEN = 2.0
 """Value of settings that end in no model: worse than any model's."""
@@ -121,9 +125,10 @@ class Judge:
         self.scale = max(float(original["validation"].losses.mean()), 1e-12)
         self.removed = _removed(original, self.loss)
         self.rows, self.compared_with = _comparable(original["validation"], self.removed)
-        before, after = self._utility(original), self._utility(self._scores(ours))
+        after = self._utility(self._scores(ours))
         self.floor = Utility(
-            retain=min(before.retain - POINT, after.retain), validation=min(before.validation - POINT, after.validation)
+            retain=min(self._least(original["retain"]), after.retain),
+            validation=min(self._least(original["validation"]), after.validation),
         )
 
     def __call__(self, model: nn.Module) -> Criterion:
@@ -153,13 +158,17 @@ class Judge:
 
     def _utility(self, scores: Mapping[str, Scores]) -> Utility:
         """Accuracy; where predictions are no classes, 1 − L / L_v with L_v of the original on the validation set."""
-        each = [
-            float(found.bank["correct"].mean())
-            if "correct" in found.bank
-            else 1 - float(found.losses.mean()) / self.scale
-            for found in (scores["retain"], scores["validation"])
-        ]
-        return Utility(*each)
+        return Utility(*(float(self._useful(scores[name]).mean()) for name in ("retain", "validation")))
+
+    def _least(self, scores: Scores) -> float:
+        """What must be left of the original's utility on a set."""
+        useful = self._useful(scores)
+        return float(useful.mean() - POINT - ONE_SIDED * useful.std() / len(useful) ** 0.5)
+
+    def _useful(self, scores: Scores) -> Numbers:
+        """Each row's part of the utility, shape (n,)."""
+        correct = scores.bank.get("correct")
+        return np.asarray(1 - scores.losses / self.scale if correct is None else correct)
 
 
 def criterion(
@@ -175,12 +184,13 @@ def criterion(
 ) -> Criterion:
     """How well a model has forgotten, without a test set and without a retrained model.
 
-        max(|AUC(ℓ on D_f, ℓ on D_v) − ½|, r / 2),   if utility on D_r and D_v ≥ min(the original's − 0.01, ∇τ's)
+        max(|AUC(ℓ on D_f, ℓ on D_v) − ½|, r / 2),   if utility on D_r and D_v ≥ min(U − 0.01 − 1.645 s, ∇τ's)
 
     Where the forget set is a class (none of its labels occurs in the retain set), it is compared with the validation
     rows of that class, and r is the share of both for which that class is predicted; a model that never met it predicts
     it nowhere. Else r = 0. A group is compared with `own_validation`. Utility is accuracy, of labels and tokens too;
-    where predictions are no classes, 1 − L / L_v with the mean loss L_v of the original on D_v.
+    where predictions are no classes, 1 − L / L_v with the mean loss L_v of the original on D_v. U is that of the
+    original, s its standard error: forgetting a share of few rows costs as much on unseen ones.
 
     Args:
         model: the unlearned model.
