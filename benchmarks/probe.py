@@ -107,7 +107,8 @@ def main() -> None:
         found = [measured(task, forget, seed, bench) for seed in seeds]
         report["cases"].append({"task": task, "forget": forget, "seeds": found})
         rows = sorted(one["rows"] for one in found)
-        means = [str(mean_of([one[name] for one in found])) for name in COLUMNS]
+        within = {"difference": (-100.0, 100.0)}
+        means = [str(mean_of([one[name] for one in found], within=within.get(name, (0.0, 100.0)))) for name in COLUMNS]
         print(f"| {task} | {forget} | {rows[0]:.0f} to {rows[-1]:.0f} | {' | '.join(means)} |", flush=True)
     if options.output is not None:
         write_json(options.output, report)
