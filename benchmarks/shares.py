@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional
 
 from nabla_tau import split, unlearn
-from nabla_tau.auditing.ranks import auc
 from nabla_tau.bench import data
 from nabla_tau.bench.storing import write_json
 from nabla_tau.demo import noisy_digits, train_network
@@ -86,7 +87,8 @@ def measure(model: nn.Module, sets: dict[str, Rows]) -> dict[str, float]:
     losses = {
         name: functional.cross_entropy(outputs[name], sets[name][1], reduction="none").double().numpy() for name in sets
     }
-    area = auc(-losses["forget"], -losses["test"]).value
+    members = np.repeat([True, False], [len(losses["forget"]), len(losses["test"])])
+    area = float(roc_auc_score(members, -np.concatenate([losses["forget"], losses["test"]])))
     means = {"forget_loss": float(losses["forget"].mean()), "unseen_loss": float(losses["test"].mean())}
     return {**found, **means, "auc": area}
 
