@@ -87,8 +87,8 @@ def page() -> str:
             "",
             "∇τ has none. Few papers name settings for data of any kind, so the baselines' defaults come from where\n"
             "the method was run, by rivals in part. A search (`nabla-tau tune`) fits them to a model, as far as the\n"
-            "AUC of losses tells, and of a removed class whether it is still predicted: it sees no retrained model, and\n"
-            "may take worse settings than these. Batches are the request's, for every method.",
+            "AUC of losses tells, and of a removed class whether it is still predicted: it sees no retrained model,\n"
+            "and may take worse settings than these. Batches are the request's, for every method.",
             "",
             *_table(
                 ["method", "its defaults are those of"],
