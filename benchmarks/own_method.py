@@ -22,12 +22,19 @@ from nabla_tau.project import find_function
 from side_by_side import compare
 
 
+def seed(text: str) -> int:
+    """A seed of the benchmark; a text that is none is argparse's to refuse."""
+    if not 0 <= int(text) < 1000:
+        raise argparse.ArgumentTypeError(f"expected a whole number in [0, 1000), got {text}")
+    return int(text)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("method", metavar="FILE.py:FUNCTION")
     arguments.add_argument("task", choices=TASKS)
     arguments.add_argument("forget", help="random-0.15 and its like, class, subclass or group")
-    arguments.add_argument("--seeds", type=int, nargs="+", choices=range(1000), metavar="SEED", default=[0])
+    arguments.add_argument("--seeds", type=seed, nargs="+", metavar="SEED", default=[0])
     arguments.add_argument("--beside", nargs="*", choices=UNLEARNING, default=["nabla_tau"])
     arguments.add_argument("--models", type=Path, default=MODELS, help="trained models, to be used again")
     options = arguments.parse_args()

@@ -1,5 +1,6 @@
 """Methods on the same models of a task of the benchmark at `quick`, as rows of one table."""
 
+import math
 import sys
 import warnings
 from collections import defaultdict
@@ -75,7 +76,7 @@ def _table(rows: Mapping[str, list[Found]]) -> list[str]:
         if method == "retrained":  # two of a seed are no two seeds
             by_seed = [fmean(pair) for pair in zip(by_seed[::2], by_seed[1::2], strict=True)]
         cells = [f"{fmean(one[name] for one, _ in found):.1f}" for name in names]
-        lines.append(f"| {method} | " + " | ".join([*cells, str(mean_of(by_seed))]) + " |")
+        lines.append(f"| {method} | " + " | ".join([*cells, str(mean_of(by_seed, within=(0.0, math.inf)))]) + " |")
     return lines
 
 

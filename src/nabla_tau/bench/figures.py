@@ -1,7 +1,7 @@
 """Plots as SVG, computed from the cells."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,15 +38,12 @@ def plot_gaps(groups: Sequence[Group], folder: Path) -> list[Path]:
         []
     """
     written = []
-    for (scale, code, task), some in groupby(groups, key=lambda group: (group.scale, group.code, group.task)):
+    for title, name, some in by_task(groups):
         drawn = [group for group in some if any(group.gaps(name) for name in _drawn([group]) if name != ORIGINAL)]
         if drawn:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"gap-{scale}-{task}-{code}.svg"
+            path = folder / f"gap-{name}.svg"
             _draw(
-                drawn,
-                f"{task}, {scale}: gap to retrained in points, less is better; grey: retrained against retrained",
-                path,
+                drawn, f"{title}: gap to retrained in points, less is better; grey: retrained against retrained", path
             )
             written.append(path)
     return written
@@ -68,13 +65,22 @@ def plot_alpha_rho(groups: Sequence[Group], folder: Path) -> list[Path]:
     """
     written = []
     study = [group for group in groups if group.forget.startswith("random-") and set(group.methods) & set(STUDY)]
-    for (scale, code, task), some in groupby(study, key=lambda group: (group.scale, group.code, group.task)):
-        columns = sorted(some, key=fraction_of)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"alpha-rho-{scale}-{task}-{code}.svg"
-        _draw_grid(columns, f"{task}, {scale}: mean gap to retrained (points) by α₀ and ρ", path)
+    for title, name, some in by_task(study):
+        path = folder / f"alpha-rho-{name}.svg"
+        _draw_grid(sorted(some, key=fraction_of), f"{title}: mean gap to retrained (points) by α₀ and ρ", path)
         written.append(path)
     return written
+
+
+def by_task(groups: Sequence[Group]) -> Iterator[tuple[str, str, list[Group]]]:
+    """What one picture is about: its title, a name for its file, and the groups of one scale, code and task.
+
+    Example:
+        >>> [(title, name) for title, name, _ in by_task([Group("quick", "0a", "cifar10", "class", {})])]
+        [('cifar10, quick', 'quick-cifar10-0a')]
+    """
+    for (scale, code, task), some in groupby(groups, key=lambda group: (group.scale, group.code, group.task)):
+        yield f"{task}, {scale}", f"{scale}-{task}-{code}", list(some)
 
 
 def fraction_of(group: Group) -> float:
@@ -171,7 +177,7 @@ def _draw(groups: Sequence[Group], title: str, path: Path) -> None:
 
 
 def write_svg(figure: "Figure", path: Path) -> None:
-    """As SVG that is the same, byte for byte, wherever the cells are.
+    """As SVG that is the same, byte for byte, wherever the cells are; its folder is made if it does not exist.
 
     Example:
         >>> import tempfile
@@ -183,5 +189,6 @@ def write_svg(figure: "Figure", path: Path) -> None:
     """
     import matplotlib
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"svg.hashsalt": path.stem}):
         figure.savefig(path, metadata={"Date": None})

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nabla_tau.bench.cells import ORIGINAL
 from nabla_tau.bench.comparing import Mean, mean_of
-from nabla_tau.bench.figures import fraction_of, write_svg
+from nabla_tau.bench.figures import by_task, fraction_of, write_svg
 from nabla_tau.bench.reading import FLOOR, Group
 from nabla_tau.bench.tables import OURS, PUBLISHED, best_baseline
 
@@ -55,12 +54,11 @@ def plot_shares(groups: Sequence[Group], folder: Path) -> list[Path]:
         []
     """
     written = []
-    for (scale, code, task), some in groupby(groups, key=lambda group: (group.scale, group.code, group.task)):
+    for title, name, some in by_task(groups):
         drawn = sorted((one for one in some if one.forget.startswith("random-") and one.gaps(OURS)), key=fraction_of)
         if len(drawn) >= FEWEST_SHARES:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"shares-{scale}-{task}-{code}.svg"
-            _draw(drawn, f"{task}, {scale}: in points, by the share of the training data that is forgotten", path)
+            path = folder / f"shares-{name}.svg"
+            _draw(drawn, f"{title}: in points, by the share of the training data that is forgotten", path)
             written.append(path)
     return written
 
