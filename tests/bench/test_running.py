@@ -276,12 +276,14 @@ def test_a_failed_cell_is_recorded_and_the_others_go_on(measured, tmp_path, monk
     options += ["--output", str(tmp_path), "--models", str(bench.models)]
     result = CliRunner().invoke(app, ["bench", "run", *options])
     assert result.exit_code == 1
+    assert result.output.startswith("5 cells to measure, 0 are there;")
     assert "out of luck" in result.output
     cells = cells_of("smoke", methods=METHODS, seeds=(0,))
     assert [read(tmp_path, cell)["status"] for cell in cells[-2:]] == ["failed", "done"]
     monkeypatch.undo()
     assert CliRunner().invoke(app, ["bench", "run", *options]).exit_code == 1  # it stays, until asked for
-    assert CliRunner().invoke(app, ["bench", "run", *options, "--retry-failed"]).exit_code == 0
+    again = CliRunner().invoke(app, ["bench", "run", *options, "--retry-failed"])
+    assert (again.exit_code, again.output.partition(";")[0]) == (0, "1 cells to measure, 4 are there")
 
 
 def test_a_method_that_refuses_is_not_applicable(tmp_path):

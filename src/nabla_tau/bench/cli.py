@@ -88,6 +88,9 @@ def run(
             workers=workers,
             ray_address=ray,
             retry_failed=retry_failed,
+            begin=lambda missing, found: out.print(
+                f"{missing} cells to measure, {found} are there; models that {models} does not hold are trained first"
+            ),
             say=lambda record: out.print(line(record)),
         )
         counts = ", ".join(f"{count} {status}" for status, count in outcome.statuses.items())

@@ -56,6 +56,7 @@ def run_cells(
     workers: int = 1,
     ray_address: str | None = None,
     retry_failed: bool = False,
+    begin: Callable[[int, int], None] = lambda missing, found: None,
     say: Callable[[Json], None] = lambda record: None,
 ) -> Outcome:
     """Measure what is missing and write each cell as soon as it is finished.
@@ -69,6 +70,7 @@ def run_cells(
         workers: local processes of one thread each; a slice, that is one task and seed, is never divided.
         ray_address: of a Ray cluster that takes the slices instead; `auto` finds a local one.
         retry_failed: measure cells again that failed.
+        begin: called with (cells to measure, cells that are finished) before the first is measured.
         say: called for each cell that was measured.
 
     Raises:
@@ -111,6 +113,7 @@ def run_cells(
     problems += _other_versions(missing, known.values(), versions)
     problems.refuse()
     statuses = [record["status"] for record in finished.values()]
+    begin(len(missing), len(finished))
     with _one_thread(bench.device):
         for record in _measured(_slices(missing), results, bench, workers, ray_address):
             statuses.append(record["status"])
