@@ -21,7 +21,9 @@ def record(method, seed, shift=0.0, **cell):
         "retraining_seconds": 10.0,
         "audit": {
             "utility": {part: share for part in ("test", "retain", "forget")},
-            "verdict": {"forget_samples": 600, "test_samples": 600},
+            "verdict": {"kind": "residual", "forget_samples": 600, "test_samples": 600},
+            "ks": {"value": 0.1 + shift},
+            "over_forgetting": {"share": {"value": 0.01}},
             "paper_attacks": {"losses": attack, "entropies": attack},
             "attacks": [{"primary": False}, {"primary": True, "auc": {"value": 0.6 + shift}}],
         },

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 
 import numpy as np
 import pytest
@@ -245,17 +244,3 @@ RESULTS = REPOSITORY / "results" / "bench"
 @pytest.mark.parametrize("results", [RESULTS, RESULTS.parent / "frozen"], ids=lambda path: path.name)
 def test_the_committed_tables_follow_from_the_committed_cells(results):
     assert (results / "table.md").read_text(encoding="utf-8") == tables(read_groups(results))
-
-
-def test_every_figure_of_the_page_stands_in_the_table():
-    table, page = ((RESULTS / "table.md").read_text(), (REPOSITORY / "docs" / "benchmark.md").read_text())
-    quoted = re.findall(r"\d+\.\d \[[^\]]*\]", " ".join(page.split()))
-    assert len(quoted) > 10
-    assert [figure for figure in quoted if figure not in table] == []
-
-
-def test_the_readme_shows_what_the_cells_say():
-    shown = re.search(r"<!-- bench -->\n(.*?)\n<!-- /bench -->", (REPOSITORY / "README.md").read_text(), re.DOTALL)
-    found = glance_table(read_groups(REPOSITORY / "results/bench"), fewest_seeds=2)  # one has no interval
-    rows = [line for line in found if line.startswith("|")]
-    assert shown.group(1).splitlines() == rows, "run: nabla-tau bench table results/bench, and copy the first table"

@@ -172,6 +172,19 @@ def table(
         output.write_text(text, encoding="utf-8")
 
 
+@app.command(epilog="Example:  nabla-tau bench fill README.md docs/findings.md")
+def fill(
+    pages: Annotated[list[Path], typer.Argument(help="Markdown files.", exists=True, dir_okay=False)],
+) -> None:
+    """Compute the tables of pages anew, between <!-- bench: TABLE PLACE --> and <!-- /bench -->."""
+    with refusals() as out:
+        from nabla_tau.bench.pages import filled
+
+        for page, text in [(page, filled(page)) for page in pages]:  # all, before any is written
+            page.write_text(text, encoding="utf-8")
+            out.print(str(page))
+
+
 @app.command(epilog="Example:  nabla-tau bench plot results/bench --output results/bench/plots")
 def plot(
     results: ResultsArgument = OUTPUT,

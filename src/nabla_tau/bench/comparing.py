@@ -30,8 +30,13 @@ class Mean:
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
-            return f"{self.value:.1f} (1 seed)"
-        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+            return f"{_rounded(self.value)} (1 seed)"
+        return f"{_rounded(self.value)} [{_rounded(self.low)}, {_rounded(self.high)}]"
+
+
+def _rounded(value: float) -> str:
+    """To a tenth; nothing is 0.0, not -0.0."""
+    return f"{round(value, 1) + 0.0:.1f}"
 
 
 def mean_of(values: Sequence[float], level: float = LEVEL, within: tuple[float, float] = (-inf, inf)) -> Mean:

@@ -38,7 +38,7 @@ def plot_gaps(groups: Sequence[Group], folder: Path) -> list[Path]:
         []
     """
     written = []
-    for title, name, some in by_task(groups):
+    for title, name, some in by_task([group for group in groups if not group.study]):
         drawn = [group for group in some if any(group.gaps(name) for name in _drawn([group]) if name != ORIGINAL)]
         if drawn:
             path = folder / f"gap-{name}.svg"
@@ -64,7 +64,7 @@ def plot_alpha_rho(groups: Sequence[Group], folder: Path) -> list[Path]:
         []
     """
     written = []
-    study = [group for group in groups if group.forget.startswith("random-") and set(group.methods) & set(STUDY)]
+    study = [group for group in groups if group.study]
     for title, name, some in by_task(study):
         path = folder / f"alpha-rho-{name}.svg"
         _draw_grid(sorted(some, key=fraction_of), f"{title}: mean gap to retrained (points) by α₀ and ρ", path)
@@ -95,7 +95,7 @@ def fraction_of(group: Group) -> float:
 
 def _drawn(groups: Sequence[Group]) -> list[str]:
     found = dict.fromkeys(name for group in groups for name in group.methods if group.gaps(name))
-    return [name for name in found if name != FLOOR and name not in STUDY]
+    return [name for name in found if name != FLOOR]
 
 
 def rule_in_rows(fractions: Sequence[float]) -> np.ndarray[Any, Any]:

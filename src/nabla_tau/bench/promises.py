@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import ORIGINAL
-from nabla_tau.bench.comparing import LOSS, MARGIN, UNDECIDED, WIN, Mean, compare, mean_of
+from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, UNDECIDED, WIN, Mean, compare, mean_of
 from nabla_tau.bench.gap import JS
+from nabla_tau.bench.markdown import section, table
 from nabla_tau.bench.reading import FLOOR, BySeed, Group
 from nabla_tau.bench.records import original_of
 
@@ -29,6 +29,7 @@ ATTACK_SD = 38.0
 
 UTILITY_LOST, RETAIN_LOST = 0.5, 1.0
 REMOVED_UTILITY, REMOVED_ATTACK, REMOVED_LOSS = 2.0, 2.0, 1.25
+COST_POINT = "cost in % of retraining"
 COST, COST_UP_TO = 10.0, 0.50
 IMAGES = ("cifar10", "cifar100")
 NO_LOSS = {False: 90.0, True: 75.0}
@@ -115,24 +116,78 @@ def promise_table(groups: Sequence[Group], ours: str) -> list[str]:
     found = promises(groups, ours)
     if not found:
         return []
-    counts: dict[str, Counter[str]] = {}
-    for one in found:
-        counts.setdefault(one.point, Counter())[one.outcome] += 1
     about = (
         f"Differences from retrained models in points, paired by seed, means with {100 * LEVEL:.0f} % intervals: "
         f"*{REACHED}* where the whole interval keeps the bar, *{MISSED}* where none of it does, else *{UNRESOLVED}*, "
         "as is what was measured with one seed."
     )
-    lines = [f"## What {ours} is held to", "", about, ""]
-    lines += ["| point | reached | missed | not resolved |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| {point} | {' | '.join(str(counter[outcome]) for outcome in (REACHED, MISSED, UNRESOLVED))} |"
-        for point, counter in counts.items()
-    ]
-    lines += [*_against_others(groups, ours), ""]
-    lines += ["| point | task | forget set | value | bar | outcome |", "| --- | --- | --- | --- | --- | --- |"]
-    lines += [f"| {one.point} | {one.task} | {one.forget} | {one.value} | {one.bar} | {one.outcome} |" for one in found]
-    return [*lines, ""]
+    lines = [*counts_table(found), "", *against_lines(groups, ours), *promise_rows(found)]
+    return section(f"What {ours} is held to", about, lines)
+
+
+def counts_table(found: Sequence[Promise]) -> list[str]:
+    """How many of the promises were kept, point by point and in all.
+
+    Example:
+        >>> counts_table([Promise("test utility", "cifar10", "class", Mean(0.1, 0.0, 0.2, 5), low=-0.5)])[-1]
+        '| all | 1 | 0 | 0 |'
+    """
+    counts: dict[str, Counter[str]] = {}
+    for name, outcome in ((name, one.outcome) for one in found for name in (one.point, "all")):
+        counts.setdefault(name, Counter())[outcome] += 1
+    outcomes, everything = (REACHED, MISSED, UNRESOLVED), counts.pop("all", Counter())
+    rows = [[point, *(str(by[one]) for one in outcomes)] for point, by in [*counts.items(), ("all", everything)]]
+    return table(["point", *outcomes], rows if found else [])
+
+
+def promise_rows(found: Sequence[Promise]) -> list[str]:
+    """Each promise by itself.
+
+    Example:
+        >>> promise_rows([Promise("test utility", "cifar10", "class", Mean(0.1, 0.0, 0.2, 5), low=-0.5)])[-1]
+        '| test utility | cifar10 | class | 0.1 [0.0, 0.2] | ≥ -0.5 | reached |'
+    """
+    rows = [[one.point, one.task, one.forget, str(one.value), one.bar, one.outcome] for one in found]
+    return table(["point", "task", "forget set", "value", "bar", "outcome"], rows)
+
+
+def against_lines(groups: Sequence[Group], ours: str) -> list[str]:
+    """Comparisons by gap, at published and at searched settings; those with runs that did next to nothing apart.
+
+    Args:
+        groups: of one scale and one version of the code.
+        ours: the method.
+
+    Example:
+        >>> against_lines([], "nabla_tau")
+        []
+    """
+    lines = []
+    for searched, bar in NO_LOSS.items():
+        found = [
+            (compared.outcome, group.is_idle(name))
+            for group in groups
+            for name in group.methods
+            if name not in (ours, FLOOR, ORIGINAL) and name.endswith("+tuned") == searched
+            if (compared := compare(group.gaps(ours), group.gaps(name)))
+        ]
+        outcomes = Counter(outcome for outcome, _ in found)
+        active = Counter(outcome for outcome, idle in found if not idle)
+        total, others = sum(outcomes.values()), sum(active.values())
+        if total:
+            share = 100 * (total - outcomes[LOSS]) / total
+            kept = share >= bar and outcomes[WIN] > outcomes[LOSS]
+            verdict = UNRESOLVED if outcomes[UNDECIDED] == total else REACHED if kept else MISSED
+            settings = "searched" if searched else "published"
+            lines += [
+                f"With others at {settings} settings, by gap: {outcomes[WIN]} of {total} comparisons won, "
+                f"{outcomes[LOSS]} lost, {outcomes[TIE]} tied, {outcomes[UNDECIDED]} undecided; without a loss "
+                f"{share:.0f} % (the bar: {bar:.0f} %, and more wins than losses): {verdict}. In {total - others} of "
+                f"them the other ends no nearer to retrained models than doing nothing, or by less than {MARGIN} "
+                f"point; of the remaining {others}, {active[WIN]} are won, {active[LOSS]} lost.",
+                "",
+            ]
+    return lines
 
 
 def _random(group: Group, ours: str) -> Iterator[Promise]:
@@ -171,7 +226,7 @@ def _kept(group: Group, ours: str) -> Iterator[Promise]:
     if difference := _difference(group, ours, JS, ORIGINAL):
         yield _promise("predictions nearer to retrained than the original's", group, difference, high=0.0)
     if group.task in IMAGES and (_fraction(group) or 0.0) <= COST_UP_TO:
-        yield _promise("cost in % of retraining", group, group.cost(ours), high=COST)
+        yield _promise(COST_POINT, group, group.cost(ours), high=COST)
 
 
 def _sequence(groups: Sequence[Group], ours: str) -> Iterator[Promise]:
@@ -194,41 +249,6 @@ def _sequence(groups: Sequence[Group], ours: str) -> Iterator[Promise]:
 def _originals(group: Group) -> dict[int, str | None]:
     """Seed -> fingerprint of the original."""
     return {seed: original_of(record) for seed, (record,) in group.done(ORIGINAL).items()}
-
-
-def _against_others(groups: Sequence[Group], ours: str) -> list[str]:
-    """Comparisons by gap, at published and at searched settings; those with runs that did next to nothing apart."""
-    lines = []
-    for searched, bar in NO_LOSS.items():
-        found = [
-            (compared.outcome, _is_idle(group, name))
-            for group in groups
-            for name in group.methods
-            if name not in (ours, FLOOR, ORIGINAL, *STUDY) and name.endswith("+tuned") == searched
-            if (compared := compare(group.gaps(ours), group.gaps(name)))
-        ]
-        outcomes = Counter(outcome for outcome, _ in found)
-        active = Counter(outcome for outcome, idle in found if not idle)
-        total = sum(outcomes.values())
-        if total:
-            share = 100 * (total - outcomes[LOSS]) / total
-            kept = share >= bar and outcomes[WIN] > outcomes[LOSS]
-            verdict = UNRESOLVED if outcomes[UNDECIDED] == total else REACHED if kept else MISSED
-            settings = "searched" if searched else "published"
-            lines.append(
-                f"Against other methods at {settings} settings, by gap: {outcomes[WIN]} of {total} comparisons won, "
-                f"{outcomes[LOSS]} lost, {outcomes[UNDECIDED]} undecided; without a loss {share:.0f} % (≥ {bar:.0f} %, "
-                f"and more wins than losses): {verdict}. With runs that end no nearer to retrained models "
-                f"than doing nothing, or by less than {MARGIN} point: {total - sum(active.values())}; of the other "
-                f"{sum(active.values())}, {active[WIN]} are won, {active[LOSS]} lost."
-            )
-    return ["", *(line for one in lines for line in (one, ""))][:-1] if lines else []
-
-
-def _is_idle(group: Group, method: str) -> bool:
-    """Whether a method ends no nearer to retrained models than doing nothing, in the mean over its seeds."""
-    nearer = _minus(group.gaps(ORIGINAL), group.gaps(method))
-    return bool(nearer) and fmean(nearer.values()) < MARGIN
 
 
 def _promise(point: str, group: Group, by_seed: BySeed, low: float = -math.inf, high: float = math.inf) -> Promise:

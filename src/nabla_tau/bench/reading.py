@@ -3,12 +3,14 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from nabla_tau.bench.cells import DONE, FAILED, NOT_APPLICABLE, ORIGINAL, RETRAINED, Cell
+from nabla_tau.bench.alpha import STUDY
+from nabla_tau.bench.cells import DONE, FAILED, NOT_APPLICABLE, ORIGINAL, REFERENCES, RETRAINED, Cell
+from nabla_tau.bench.comparing import MARGIN
 from nabla_tau.bench.gap import distances, gap, possible, values
 from nabla_tau.bench.records import ROWS, original_of, read_cell
 from nabla_tau.bench.storing import Json
@@ -23,7 +25,7 @@ BySeed = dict[int, float]
 
 @dataclass(frozen=True)
 class Group:
-    """All cells of one task and forget set, of one scale and one version of the code.
+    """All cells of one task and forget set, of one scale and one version of the code; the grid of α₀ by itself.
 
     Attributes:
         scale: quick or full.
@@ -31,6 +33,7 @@ class Group:
         task: name.
         forget: name of the forget set.
         cells: method -> seed -> cell.
+        study: whether it is the grid of α₀, which has seeds of its own.
     """
 
     scale: str
@@ -38,6 +41,7 @@ class Group:
     task: str
     forget: str
     cells: dict[str, dict[int, Json]]
+    study: bool = False
 
     @property
     def methods(self) -> list[str]:
@@ -91,6 +95,18 @@ class Group:
             seed: 100 * fmean(one["seconds"] / one["retraining_seconds"] for one in cells)
             for seed, cells in self.done(method).items()
         }
+
+    def is_idle(self, method: str) -> bool:
+        """Whether it ends no nearer to retrained models than doing nothing, or by less than half a point."""
+        nothing, something = self.gaps(ORIGINAL), self.gaps(method)
+        nearer = [nothing[seed] - gap for seed, gap in something.items() if seed in nothing]
+        return bool(nearer) and fmean(nearer) < MARGIN
+
+    def is_broken(self, method: str) -> bool:
+        """Whether it leaves less than half of the original's utility on the retain set."""
+        original, left = (self.values(name).get("retain", {}) for name in (ORIGINAL, method))
+        shared = original.keys() & left.keys()
+        return bool(shared) and fmean(left[seed] for seed in shared) < fmean(original[seed] for seed in shared) / 2
 
 
 def read_groups(folder: Path) -> list[Group]:
@@ -158,7 +174,9 @@ def whole_cell(path: Path) -> Json:
             numbers = [*values(record).values(), 1 / float(record["retraining_seconds"]), record["seconds"]]
             numbers += [record["audit"]["utility"]["forget"]["loss"]["value"]]
             verdict = record["audit"]["verdict"]
-            verdict["forget_samples"], verdict["test_samples"], original_of(record)
+            verdict["forget_samples"], verdict["test_samples"], verdict["kind"], original_of(record)
+            numbers += [record["audit"]["ks"]["value"]]
+            numbers += [one["share"]["value"] for one in [record["audit"]["over_forgetting"]] if one is not None]
             wrong = [one for one in numbers if not math.isfinite(float(one))]
             if wrong:
                 raise ValueError(f"{wrong[0]} where a number should be")
@@ -223,7 +241,7 @@ def _several_conditions(records: Iterable[Json]) -> list[str]:
 
 
 def grouped(records: Iterable[Json]) -> list[Group]:
-    """Cells by scale, version of the code, task and forget set.
+    """Cells by scale, version of the code, task and forget set; the grid of α₀ comes apart from the rest.
 
     Example:
         >>> cell = {"scale": "quick", "task": "cifar10", "seed": 0, "forget": "class", "method": "ssd"}
@@ -236,7 +254,26 @@ def grouped(records: Iterable[Json]) -> list[Group]:
         key = cell["scale"], record["code"], cell["task"], cell["forget"]
         group = groups.setdefault(key, Group(*key, cells={}))
         group.cells.setdefault(cell["method"], {})[cell["seed"]] = record
-    return [groups[key] for key in sorted(groups)]
+    return [part for key in sorted(groups) for part in _parts(groups[key])]
+
+
+def _parts(group: Group) -> list[Group]:
+    """The grid of α₀ and the rest, each with the originals and retrained models of its own seeds alone."""
+    kinds: dict[bool, dict[str, dict[int, Json]]] = {False: {}, True: {}}
+    for method, by_seed in group.cells.items():
+        if method not in REFERENCES:
+            kinds[method in STUDY][method] = by_seed
+    if not kinds[True]:
+        return [group]
+    parts = []
+    for study, methods in kinds.items():
+        seeds = {seed for by_seed in methods.values() for seed in by_seed}
+        references = {
+            name: {seed: record for seed, record in group.cells.get(name, {}).items() if seed in seeds}
+            for name in REFERENCES
+        }
+        parts += [replace(group, cells={**references, **methods}, study=study)] if methods else []
+    return parts
 
 
 def _by_component(found: dict[int, list[dict[str, float]]]) -> dict[str, BySeed]:

@@ -1,14 +1,13 @@
 """Tables in Markdown, computed from the cells: no figure is typed, no mean stands without its interval."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 
-from nabla_tau.bench.alpha import STUDY
 from nabla_tau.bench.cells import DONE, ORIGINAL
 from nabla_tau.bench.comparing import LOSS, MARGIN, TIE, UNDECIDED, WIN, Comparison, compare, mean_of
 from nabla_tau.bench.gap import ATTACKS, COMPONENTS
+from nabla_tau.bench.markdown import advantage, mean, section, table
 from nabla_tau.bench.promises import promise_table
 from nabla_tau.bench.reading import FLOOR, BySeed, Group
 from nabla_tau.bench.storing import Json
@@ -48,7 +47,8 @@ def tables(groups: Sequence[Group]) -> str:
 def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 1) -> list[str]:
     """The gap to retrained alone: doing nothing, the best baseline, the published recipe, a method, and the floor.
 
-    All on the seeds of that method; how many, where another lacks some of them.
+    All on the seeds of that method; how many, where another lacks some of them. Last, by how much the method is nearer
+    than the best baseline, paired by seed.
 
     Args:
         groups: of one scale and one version of the code.
@@ -66,11 +66,12 @@ def glance_table(groups: Sequence[Group], ours: str = OURS, fewest_seeds: int = 
         best = best_baseline(group, ours)
         names, seeds = (ORIGINAL, best, PUBLISHED, ours, FLOOR), group.gaps(ours)
         found = [{seed: gap for seed, gap in group.gaps(name or "").items() if seed in seeds} for name in names]
-        cells = [_mean(one) + (f", {len(one)} seeds" if 1 < len(one) < len(seeds) else "") for one in found]
+        cells = [mean(one) + (f", {len(one)} seeds" if 1 < len(one) < len(seeds) else "") for one in found]
         cells[1] += f" ({best})" if best else ""
-        rows.append(_row([group.task, group.forget, str(len(group.gaps(ours))), *cells]))
+        nearer = advantage(compare(seeds, group.gaps(best or "")))
+        rows.append([group.task, group.forget, str(len(seeds)), *cells, nearer])
     heads = ["task", "forget set", "seeds", "doing nothing", "best baseline", PUBLISHED, ours, "retrained"]
-    return ["## Gap to retrained", "", _row(heads), _row(["---"] * len(heads)), *rows, ""] if rows else []
+    return section("Gap to retrained", "", table([*heads, "nearer than the best baseline"], rows))
 
 
 def version_note(groups: Sequence[Group], ours: str = OURS) -> list[str]:
@@ -107,15 +108,16 @@ def group_table(group: Group) -> list[str]:
         '## cifar10, class'
     """
     heads = ["method", "seeds", *(component.name for component in COMPONENTS), "gap", "seconds", "% of retraining"]
-    lines = [f"## {group.task}, {group.forget}", "", *headroom(group), _row(heads), _row(["---"] * len(heads))]
+    rows = []
     for method in group.methods:
         if not group.done(method):
             continue
         found, possible = group.values(method), group.possible()
-        cells = [_mean(found.get(component.name, {}), possible[component.name]) for component in COMPONENTS]
-        cells += [_mean(column) for column in (group.gaps(method), group.seconds(method), group.cost(method))]
-        lines.append(_row([method, str(len(group.done(method))), *cells]))
-    lines.append("")
+        cells = [mean(found.get(component.name, {}), possible[component.name]) for component in COMPONENTS]
+        cells += [mean(column) for column in (group.gaps(method), group.seconds(method), group.cost(method))]
+        rows.append([method, str(len(group.done(method))), *cells])
+    title = f"## {group.task}, {group.forget}{': the grid of α₀' * group.study}"
+    lines = [title, "", *headroom(group), *table(heads, rows), ""]
     fewer = [name for name in _rivals(group) if name not in _candidates(group, OURS)]
     if fewer and group.gaps(OURS):
         lines += [f"Not measured on every seed of {OURS}, so never the best baseline: {', '.join(fewer)}", ""]
@@ -159,26 +161,28 @@ def comparison_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
         >>> comparison_table([])
         []
     """
-    left_out = (ours, FLOOR, *STUDY)  # the grid of α₀ is ∇τ itself
+    left_out = (ours, FLOOR)
     others = list(dict.fromkeys(name for group in groups for name in group.methods if name not in left_out))
-    lines = []
+    rows = []
     for other in others:
         by_gap, by_component = Counter[str](), Counter[str]()
         for group in groups:
             by_gap.update(_outcomes([compare(group.gaps(ours), group.gaps(other))]))
             mine, theirs = group.distances(ours), group.distances(other)
             by_component.update(_outcomes([compare(mine[name], theirs[name]) for name in mine if name in theirs]))
-        counts = [str(counter[outcome]) for counter in (by_gap, by_component) for outcome in OUTCOMES]
+        counts = [counter[outcome] for counter in (by_gap, by_component) for outcome in OUTCOMES]
+        met = [group for group in groups if group.gaps(ours).keys() & group.gaps(other).keys()]
+        counts += [sum(group.is_idle(other) for group in met), sum(group.is_broken(other) for group in met)]
         if by_gap:
-            lines.append(_row([other, *counts]))
-    if not lines:
-        return []
+            rows.append([other, *map(str, counts)])
     heads = ["against", *(f"gap: {one}" for one in OUTCOMES), *(f"components: {one}" for one in OUTCOMES)]
     about = (
         "Paired by seed, over tasks and forget sets, by distance from the retrained models. A tie: the 95 % interval "
-        f"of the difference lies within ± {MARGIN} point; a win or loss: it excludes 0; else undecided."
+        f"of the difference lies within ± {MARGIN} point; a win or loss: it excludes 0; else undecided. *idle*: sets "
+        f"on which the other ends no nearer than doing nothing, or by less than {MARGIN} point; *broken*: on which it "
+        "leaves less than half of the original's utility on the retain set."
     )
-    return [f"## {ours} against the others", "", about, "", _row(heads), _row(["---"] * len(heads)), *lines, ""]
+    return section(f"{ours} against the others", about, table([*heads, "idle", "broken"], rows))
 
 
 def advantage_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
@@ -204,10 +208,8 @@ def advantage_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
     ]
     if not found:
         return []
-    heads = ["task", "forget set", "attack", "best baseline", "advantage", "outcome"]
     rows = [
-        _row([group.task, group.forget, attack, name, str(one.advantage), one.outcome])
-        for group, attack, name, one in found
+        [group.task, group.forget, attack, name, str(one.advantage), one.outcome] for group, attack, name, one in found
     ]
     means = [one.advantage for *_, one in found]
     largest, smallest = (choose(means, key=lambda mean: mean.value) for choose in (max, min))
@@ -215,7 +217,8 @@ def advantage_table(groups: Sequence[Group], ours: str = OURS) -> list[str]:
         f"Positive: {ours} is nearer to the retrained models than the baseline with the smallest mean gap. Largest "
         f"advantage {largest} points, smallest {smallest} (a deficit where negative); the paper says up to 10."
     )
-    return [f"## {ours} against the best baseline", "", about, "", _row(heads), _row(["---"] * len(heads)), *rows, ""]
+    heads = ["task", "forget set", "attack", "best baseline", "advantage", "outcome"]
+    return section(f"{ours} against the best baseline", about, table(heads, rows))
 
 
 def best_baseline(group: Group, ours: str) -> str | None:
@@ -241,7 +244,7 @@ def _candidates(group: Group, ours: str) -> dict[str, BySeed]:
 
 def _rivals(group: Group) -> dict[str, BySeed]:
     """Gaps of all baselines that have any."""
-    left_out = (OURS, PUBLISHED, ORIGINAL, FLOOR, *STUDY)
+    left_out = (OURS, PUBLISHED, ORIGINAL, FLOOR)
     return {name: gaps for name in group.methods if name not in left_out and (gaps := group.gaps(name))}
 
 
@@ -273,11 +276,3 @@ def _hours(records: Sequence[Json]) -> str:
     }
     cells = sum(one.get("seconds", 0.0) + one.get("audit_seconds", 0.0) for one in records)
     return f"{(cells + sum(originals.values())) / 3600:.1f}"
-
-
-def _mean(by_seed: BySeed, within: tuple[float, float] = (0.0, math.inf)) -> str:
-    return str(mean_of(list(by_seed.values()), within=within)) if by_seed else "–"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
