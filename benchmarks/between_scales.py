@@ -90,7 +90,7 @@ def main() -> None:
     for name in options.methods:
         started = seconds()
         model, done = request.unlearn(METHODS[name], None)
-        add(name, model, seconds() - started, done[0]["settings"]["steps_done"])
+        add(name, model, seconds() - started, sum(one["settings"]["steps_done"] for one in done))
     if options.output is not None:
         write_json(options.output, report)
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from nabla_tau import InvalidRequest, losses, methods
+from nabla_tau import InvalidRequest, UnlearningWarning, losses, methods, unlearn
 from nabla_tau.objective import descend
 from nabla_tau.unlearning import Request
 from tests.two_processes import worker
@@ -27,6 +28,26 @@ def test_micro_batches_of_any_size_give_the_same_run(method, size):
     assert bool(weights.all()) is (method is methods.nabla_tau_published)  # whose every epoch has a step with a push
     for name, value in whole.items():
         assert float((value - parts[name]).abs().max()) < 1e-9, name
+
+
+def test_batches_of_a_sampler_are_cut_by_the_longest_of_them():
+    read = []
+
+    class Reading(nn.Linear):
+        def forward(self, x):
+            read.append(len(x)) if self.weight.requires_grad and torch.is_grad_enabled() else None
+            return super().forward(x)
+
+    x, y = torch.randn(40, 4), torch.arange(40) % 3
+    batches = [[0, 1], [2, 3], [4, 5], [6, 7], list(range(8, 40))]  # of a mean below ten
+    retain = DataLoader(TensorDataset(x, y), batch_sampler=batches)
+    sets = {"forget": (x[:4], y[:4]), "retain": retain, "validation": (x[:8] + 1, y[:8])}
+    with pytest.warns(UnlearningWarning):  # nothing was memorised
+        done = unlearn(
+            Reading(4, 3), **sets, method=methods.nabla_tau_published, micro_batch_size=10, batch_size=4, device="cpu"
+        )
+    assert done.settings["micro_batch_size"] == 10
+    assert max(read) == 10
 
 
 def test_samples_without_labels_weigh_nothing():

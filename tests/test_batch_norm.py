@@ -61,6 +61,41 @@ def test_micro_batches_move_the_statistics_as_the_whole_batch_does():
         torch.testing.assert_close(whole, parts)
 
 
+def test_of_a_step_that_overflows_nothing_stays():
+    class Overflowing:
+        """Stands in for the scaler of fp16: of its first attempt nothing comes."""
+
+        def __init__(self):
+            self.scales = [2.0, 1.0, 1.0, 1.0]
+
+        def get_scale(self):
+            return self.scales.pop(0)
+
+        def scale(self, value):
+            return value
+
+        def step(self, optimizer):
+            pass
+
+        unscale_ = step
+
+        def update(self):
+            pass
+
+    def moved(scaler):
+        with Request(network(), **SETS, device="cpu").prepared() as problem:
+            problem.scaler = scaler
+            sgd, made = torch.optim.SGD(problem.trainable(), lr=0.0), False
+            while not made:
+                with followed(problem, changing_batch_norms(problem.model)):
+                    problem.accumulate(SETS["retain"])
+                made = problem.update(sgd)
+            return statistics(problem.model)
+
+    for once, again in zip(moved(None), moved(Overflowing()), strict=True):
+        assert torch.equal(once, again)
+
+
 def test_images_count_every_place():
     torch.manual_seed(0)
     model = nn.Sequential(nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(18, 3))

@@ -85,6 +85,19 @@ def test_the_same_ids_in_two_sets(sets):
     assert "1 rows of validation with an id that is to be forgotten (places 1)" in found[0]
 
 
+def test_ids_are_compared_with_those_of_the_same_column(sets):
+    """Held-out rows that were chosen by the ids of something else."""
+    inputs, targets = sets["retain"]
+    size = len(targets)
+    columns = {"input": inputs, "labels": targets, "user": torch.arange(size) // 2, "doc": 100 + torch.arange(size)}
+    parts = split(columns, ids=[0, 1], id_column="user")
+    held = {"input": inputs[:4] + 1, "labels": targets[:4], "user": torch.tensor([1, 700, 800, 900])}
+    for docs, found in (([50, 51, 52, 53], True), ([0, 51, 52, 53], True)):
+        by_doc = split({**held, "doc": torch.tensor(docs)}, ids=[53], id_column="doc").retain
+        told = problems(model(), forget=parts.forget, retain=parts.retain, validation=by_doc)
+        assert any("1 rows of validation with an id that is to be forgotten (places 0)" in one for one in told) is found
+
+
 def test_weights_in_float16_are_not_trained(sets):
     half = model().half()
     assert "got float16 in weight, bias: call model.float()" in problems(half, **sets)[0]

@@ -410,6 +410,44 @@ def test_people_who_were_forgotten_before_are_left_out_of_every_set(tmp_path):
     assert len(again["retain"]) == 116
 
 
+def test_forgotten_ids_that_no_row_has_are_told(tmp_path):
+    (tmp_path / "ids.csv").write_text("user_id\n3\n")
+    (tmp_path / "before.csv").write_text("user_id\n5\n8.0\n")
+    ids = {"ids_file": tmp_path / "ids.csv", "id_column": "user_id", "forgotten": tmp_path / "before.csv"}
+    told = r"^--forgotten: 1 of 2 ids are in no row of train \('8\.0'\):"
+    with pytest.warns(UserWarning, match="train: 2 rows have an id"), pytest.warns(UserWarning, match=told):
+        read_project(f"{PROJECT}:with_train", **ids)
+
+
+@pytest.mark.parametrize("command", ["unlearn", "tune"])
+def test_options_about_ids_name_what_they_need(tmp_path, command):
+    (tmp_path / "ids.csv").write_text("user_id\n3\n")
+    first = ("unlearn",) if command == "unlearn" else ("tune", "finetune")
+    for given, missing in (
+        (("--forgotten", tmp_path / "ids.csv"), "--forget FILE and --id-column NAME"),
+        (("--forgotten", tmp_path / "ids.csv", "--id-column", "user_id"), "--forget FILE"),
+        (("--skip-unknown",), "--forget FILE and --id-column NAME"),
+        (("--forget", tmp_path / "ids.csv"), "--id-column NAME"),
+    ):
+        output = ("--output", tmp_path / "run") if command == "unlearn" else ()
+        result = run(*first, f"{PROJECT}:with_train", *given, *output)
+        assert result.exit_code == 2
+        assert f"expected {missing} as well, got --" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_refused_command_leaves_what_the_run_had_saved(tmp_path):
+    """Killed between its saving and the removal of its state, then called again with a slip of the pen."""
+    output, state = tmp_path / "run", tmp_path / "state"
+    options = ("unlearn", f"{PROJECT}:sets", "--output", output, "--checkpoint", state)
+    assert run(*options).exit_code in (0, WITH_RESERVATIONS)
+    weights = (output / "model.safetensors").read_bytes()
+    finished = {"model.safetensors": lambda path: path.write_bytes(weights)}
+    checkpoint.write(state, checkpoint.FINISHED, finished, {})
+    slip = run(*options, "--method", "srub")
+    assert slip.exit_code == REFUSED
+    assert sorted(path.name for path in output.iterdir()) == ["model.safetensors", "unlearning.json"]
+
+
 def test_a_list_of_forgotten_people_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "ids.csv").write_text("user_id\n3\n")
     options = ("--forget", tmp_path / "ids.csv", "--id-column", "user_id", "--output", tmp_path / "run")

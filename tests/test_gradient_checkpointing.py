@@ -78,12 +78,16 @@ def test_in_train_mode_dropout_draws_the_same_again():
         counts.append(calls.total())
     assert same_bits(*results)
     assert counts[1] > counts[0]
-    with gradient_checkpointing(changed := copy.deepcopy(model)), unlearning_modes(changed):
+    with gradient_checkpointing(changed := copy.deepcopy(model)):
         blocks = [module for module in changed.modules() if getattr(module, "gradient_checkpointing", False)]
-        with training_modes(changed, model):  # dropout that draws has to be free of what switches it off
-            functions = [block._gradient_checkpointing_func for block in blocks]
-        assert blocks
-        assert not any(hasattr(function, "with_dropout") for function in functions)
+        own = [block._gradient_checkpointing_func for block in blocks]
+        with unlearning_modes(changed):
+            off = [block._gradient_checkpointing_func for block in blocks]
+            with training_modes(changed):  # dropout that draws has to be free of what switches it off
+                assert [block._gradient_checkpointing_func for block in blocks] == own
+            assert [block._gradient_checkpointing_func for block in blocks] == off
+    assert blocks
+    assert not set(own) & set(off)
 
 
 def test_what_was_switched_on_stays_as_it_was():

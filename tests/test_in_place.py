@@ -11,6 +11,7 @@ from torch import nn
 
 from nabla_tau import InvalidRequest, UnlearningWarning, methods, original, outcome, unlearn
 from nabla_tau.planning import plan
+from nabla_tau.problem import Epoch
 from nabla_tau.unlearning import Request
 from tests.conftest import clusters, fit
 
@@ -170,6 +171,29 @@ def test_with_a_checkpoint_it_goes_on_and_the_model_itself_is_the_result(request
         assert all(torch.equal(wanted.model.state_dict()[name], value) for name, value in model.state_dict().items())
         assert counted > 0
         assert os.listdir(folder) == ["finished"]
+
+
+def test_a_method_of_ones_own_trains_with_the_dropout_of_the_model():
+    rates = []
+
+    def method(problem):
+        with problem.training():
+            rates.append(problem.model[0].dropout)
+        rates.append(problem.model[0].dropout)
+        yield Epoch()
+
+    class Last(nn.Module):
+        def forward(self, found):
+            return found[0][:, -1]
+
+    model = nn.Sequential(nn.LSTM(2, 3, num_layers=2, dropout=0.5, batch_first=True), Last())
+    x, y = torch.randn(30, 4, 2), torch.arange(30) % 3
+    sets = {"forget": (x[:5], y[:5]), "retain": (x[5:20], y[5:20]), "validation": (x[20:], y[20:])}
+    for in_place in (False, True):
+        with pytest.warns(UnlearningWarning):
+            unlearn(model, **sets, method=method, device="cpu", in_place=in_place)
+    assert rates == [0.5, 0.0, 0.5, 0.0]
+    assert model[0].dropout == 0.5
 
 
 @pytest.mark.parametrize("method", [methods.scrub, methods.amnesiac])

@@ -179,10 +179,22 @@ def test_a_plan_of_a_method_that_says_nothing_beforehand_says_what_it_needs(task
     def silent(problem):
         yield Epoch()
 
+    steps = []
+
+    def saying_no_steps(problem):
+        sgd = torch.optim.SGD(problem.trainable(), lr=0.0)
+        for _ in range(50):
+            problem.accumulate(next(problem.one_pass(problem.retain, problem.generator(0))))
+            steps.append(problem.update(sgd))
+        yield Epoch()
+
     request = Request(task[0], *task[1:], method=silent, device="cpu")
     with pytest.raises(
         InvalidRequest, match=r"epochs and steps into problem\.settings .*silent without epochs and steps"
     ):
         plan(request)
+    with pytest.raises(InvalidRequest, match="saying_no_steps without epochs and steps"):
+        plan(replace(request, method=saying_no_steps))
+    assert len(steps) <= 3  # a plan is no run
     with pytest.raises(InvalidRequest, match="yields an Epoch after each pass, got NoneType"):
         plan(replace(request, method=lambda problem: None))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -158,6 +159,15 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
         storage.require_free(tmp_path / "file" / "below" / "run")
     storage.require_free(tmp_path / "new" / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_target_on_another_disk_than_its_parent(result, tmp_path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        if os.stat(elsewhere).st_dev == os.stat(tmp_path).st_dev:
+            pytest.skip("one disk alone")
+        (tmp_path / "mounted").symlink_to(elsewhere)
+        result.save(tmp_path / "mounted")
+        assert sorted(os.listdir(elsewhere)) == ["model.safetensors", "unlearning.json"]
 
 
 def test_what_is_loaded_is_ready_to_be_served(tmp_path):

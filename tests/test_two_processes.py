@@ -12,6 +12,8 @@ from tests.two_processes import worker
 
 
 def test_two_processes_compute_what_one_computes(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "unlearning.json").touch()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     launched = subprocess.run(
         [*command, "--module", worker.__name__, tmp_path],
@@ -22,6 +24,9 @@ def test_two_processes_compute_what_one_computes(tmp_path):
         timeout=300,
     )
     assert launched.returncode == 0, launched.stderr
+    refused = [(tmp_path / f"refused-{rank}").read_text() for rank in range(2)]  # neither waits for the other
+    assert "Expected a folder without unlearning.json" in refused[0]
+    assert "Expected process 0 to write" in refused[1]
     apart, frozen = {}, []
     for number, (name, (allowed, arguments)) in enumerate(worker.cases().items()):
         alone = worker.run(arguments)

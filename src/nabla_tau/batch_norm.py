@@ -1,6 +1,6 @@
 """Running statistics of batch norm that keep up with a model while it changes in eval mode."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -69,8 +69,21 @@ def followed(problem: Problem, norms: list[_BatchNorm]) -> Iterator[None]:
             hook.remove()
     flat = problem.engine.sum(torch.cat([one.to(problem.engine.device) for one in sums.values()]))
     parts = torch.split(flat, [len(one) for one in sums.values()])
+    if problem.scaler is not None:  # the step may overflow, and is then made again
+        problem.take_back = _as_it_stands(norms)
     for norm, found in zip(norms, parts, strict=True):
         _move(norm, found, 1 / (ORIGINAL_BATCHES + problem.steps))
+
+
+def _as_it_stands(norms: list[_BatchNorm]) -> Callable[[], None]:
+    """What gives the running statistics the values again that they have now."""
+    kept = [(statistic, statistic.clone()) for norm in norms for statistic in norm.buffers(recurse=False)]
+
+    def put_back() -> None:
+        for statistic, value in kept:
+            statistic.copy_(value)
+
+    return put_back
 
 
 def _add(problem: Problem, sums: dict[_BatchNorm, Tensor], norm: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:

@@ -549,7 +549,7 @@ def ids_of(data: Any, based: BaseRows, column: str) -> list[Any] | None:
         (['user-1', 'user-2', 'user-2'], None)
     """
     mine, (base, numbers) = chosen_rows(data), based
-    if mine is not None and mine.ids:
+    if mine is not None and mine.ids and mine.id_column == column:
         return list(mine.ids)
     if numbers is None:
         return None

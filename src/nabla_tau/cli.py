@@ -173,10 +173,10 @@ def unlearn(
     """Take samples out of a trained model: your function names the model and the sets."""
     if output is None and not plan:
         raise typer.BadParameter("expected a folder, got none: add --output DIR (or --plan)", param_hint="--output")
-    require_together(forget, id_column, skip_unknown)
+    require_together(forget, id_column, skip_unknown, forgotten)
     resumable = "nothing was written." if checkpoint is None else f"the same command continues from {checkpoint}."
     with reported(as_json, resumable) as (out, err):
-        from nabla_tau.checkpoint import clear
+        from nabla_tau.checkpoint import clear, remove_saved_before
         from nabla_tau.methods import find_method
         from nabla_tau.planning import plan as make_plan
         from nabla_tau.project import read_project
@@ -186,7 +186,7 @@ def unlearn(
         problems, arguments = Problems(), {}
         ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown, "forgotten": forgotten}
         with problems.gathered("--output", "a folder that can be written to", "name another."):
-            require_output(output, checkpoint, plan)
+            require_output(output, checkpoint)
         if output is not None and checkpoint is not None and output.resolve() == checkpoint.resolve():
             problems.append(f"--checkpoint: expected another folder than --output, got {checkpoint}: name another.")
         sizes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
@@ -208,6 +208,8 @@ def unlearn(
             say("unlearning")
             unlearned = Request(**arguments, on_step=step).run()
         again = "" if checkpoint is None else f", and {checkpoint} keeps it: the same command saves it again"
+        if output is not None and checkpoint is not None and is_main():
+            remove_saved_before(output, checkpoint)
         folder = save(unlearned, output or Path(), unlearned.warnings, again)
         as_asked = folder == output
         if is_main():
@@ -398,16 +400,12 @@ def read_fields(fields: list[str]) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def require_output(output: Path | None, checkpoint: Path | None, plan: bool) -> None:
-    """Make sure that a result can be saved, if it is to be; what this very run had saved by half goes."""
-    from nabla_tau.checkpoint import remove_saved_before, saved_before
+def require_output(output: Path | None, checkpoint: Path | None) -> None:
+    """Make sure that a result can be saved, if it is to be; what this very run had saved is saved again."""
+    from nabla_tau.checkpoint import saved_before
     from nabla_tau.storage import require_free
 
-    if output is not None and checkpoint is not None and saved_before(output, checkpoint):
-        if plan:
-            return
-        remove_saved_before(output, checkpoint)
-    if output is not None:
+    if output is not None and (checkpoint is None or not saved_before(output, checkpoint)):
         require_free(output)
 
 
@@ -428,13 +426,15 @@ def first_free(folder: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def require_together(
-    forget: Path | None, id_column: str | None, skip_unknown: bool, forgotten: Path | None = None
-) -> None:
+def require_together(forget: Path | None, id_column: str | None, skip_unknown: bool, forgotten: Path | None) -> None:
     """Refuse options about ids that say nothing without each other."""
-    if (forget is None) != (id_column is None) or ((skip_unknown or forgotten is not None) and forget is None):
+    needed = {"--forget FILE": forget is not None, "--id-column NAME": id_column is not None}
+    others = {"--skip-unknown": skip_unknown, "--forgotten": forgotten is not None}
+    given = [name.partition(" ")[0] for name, is_given in {**needed, **others}.items() if is_given]
+    missing = [name for name, is_given in needed.items() if not is_given]
+    if given and missing:
         raise typer.BadParameter(
-            "expected --forget FILE and --id-column NAME together, got one of them", param_hint="--forget"
+            f"expected {' and '.join(missing)} as well, got {' and '.join(given)} alone", param_hint=given[0]
         )
 
 

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +35,9 @@ _DROPOUTS = frozenset(
 # Functions that drop out inside: where they take `dropout_p`.
 _DROPOUT_PLACE = {functional.scaled_dot_product_attention: 4, functional.multi_head_attention_forward: 10}
 
-# What `unlearning_modes` changes besides the modes, where a module has it.
-_RATES = ("dropout", "layerdrop")
 _FUNCTION = "_gradient_checkpointing_func"
+_own: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+"""What a module has of its own where `unlearning_modes` has changed it, besides its mode."""
 
 # What models switch gradient checkpointing on and off by: in Transformers the later name, and the one before.
 _ENABLE = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
@@ -97,6 +98,7 @@ def unlearning_modes(model: nn.Module) -> Iterator[None]:
 
     def change(module: nn.Module, name: str, value: Any) -> None:
         changed.append((module, name, getattr(module, name)))
+        _own.setdefault(module, {}).setdefault(name, getattr(module, name))  # that of the outermost, where they nest
         setattr(module, name, value)
 
     try:
@@ -113,6 +115,8 @@ def unlearning_modes(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, value in reversed(changed):
             setattr(module, name, value)
+            if _own[module].get(name) is value:
+                del _own[module][name]
         for module, training in modes.items():
             module.training = training
 
@@ -211,38 +215,37 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def training_modes(model: nn.Module, original: nn.Module) -> Iterator[None]:
+def training_modes(model: nn.Module) -> Iterator[None]:
     """Train mode everywhere, inside `unlearning_modes`: what that had switched off is on, and off again at the end.
 
     Args:
         model: in the modes to unlearn in.
-        original: the module that it is a copy of, whose settings count.
 
     Example:
-        >>> from copy import deepcopy
-        >>> original = nn.Sequential(nn.Dropout(0.1), nn.LSTM(2, 2, num_layers=2, dropout=0.3))
-        >>> model = deepcopy(original)
+        >>> model = nn.Sequential(nn.Dropout(0.1), nn.LSTM(2, 2, num_layers=2, dropout=0.3))
         >>> with unlearning_modes(model):
-        ...     with training_modes(model, original):
+        ...     with training_modes(model):
         ...         inside = model[0].training, model[1].dropout
         ...     inside, (model[0].training, model[1].dropout)
         ((True, 0.3), (False, 0.0))
     """
     modes = {module: module.training for module in model.modules()}
-    names = (*_RATES, _FUNCTION)
-    changed = [(module, name, getattr(module, name)) for module in modes for name in names if name in vars(module)]
-    twins = dict(zip(model.modules(), original.modules(), strict=True))
+    own = {module: dict(_own.get(module, {})) for module in modes}
+    switched_off = {module: {name: getattr(module, name) for name in names} for module, names in own.items()}
     try:
         model.train()
-        for module, name, value in changed:
-            own = getattr(value, "with_dropout", value) if name == _FUNCTION else getattr(twins[module], name)
-            setattr(module, name, own)
+        _set_all(own)
         yield
     finally:
-        for module, name, value in changed:
-            setattr(module, name, value)
+        _set_all(switched_off)
         for module, training in modes.items():
             module.training = training
+
+
+def _set_all(attributes: dict[nn.Module, dict[str, Any]]) -> None:
+    for module, values in attributes.items():
+        for name, value in values.items():
+            setattr(module, name, value)
 
 
 @contextmanager
@@ -305,7 +308,6 @@ def _recomputing(checkpoint: Any) -> Callable[..., Any]:
     def recompute(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return checkpoint(_without_dropout(function), *args, **kwargs)
 
-    recompute.with_dropout = checkpoint  # type: ignore[attr-defined]
     return recompute
 
 

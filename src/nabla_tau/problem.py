@@ -88,6 +88,10 @@ class BatchLoss:
     size: int
 
 
+def _nothing() -> None:
+    """What there is to do where nothing has to be undone."""
+
+
 @dataclass
 class Problem:
     """One request to unlearn, on its device and shared among its processes.
@@ -114,6 +118,7 @@ class Problem:
         resting: whether the last forget batch needed no push.
         scaler: of losses in fp16, so that small gradients do not vanish; None in any other precision.
         put_back: gives the model the original's weights again.
+        take_back: called where a step overflowed: what its passes moved in the model, besides gradients, is as before.
         samples_differentiated: samples that this process read with a graph, which is what a step costs.
         fingerprints: what tells each set from others; that of the forget set is for no record that outlives the run.
         journal: what the method was told.
@@ -156,7 +161,8 @@ class Problem:
     micro_batch_size: int | None = None
     resting: bool = False
     scaler: torch.amp.GradScaler | None = None
-    put_back: Callable[[], None] = lambda: None
+    put_back: Callable[[], None] = _nothing
+    take_back: Callable[[], None] = _nothing
     samples_differentiated: int = 0
     fingerprints: dict[str, str] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
@@ -283,6 +289,9 @@ class Problem:
             self.shards.settle()
         made = self._make_step(optimizer)
         optimizer.zero_grad(set_to_none=True)
+        if not made:
+            self.take_back()
+        self.take_back = _nothing
         if made:
             self.journal.step()
             self.step_done()
@@ -441,7 +450,7 @@ class Problem:
             self.settings["per_process"] = f"{' and '.join(drawing)}: of each process's share of a batch"
         frozen, self.around_loss = self.around_loss, nullcontext
         try:
-            with training_modes(self.model, self.original):
+            with training_modes(self.model):
                 yield
         finally:
             self.around_loss = frozen

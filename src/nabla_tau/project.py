@@ -11,7 +11,7 @@ from typing import Any
 
 from nabla_tau.errors import InvalidRequest, Problems, some
 from nabla_tau.sets import Rows
-from nabla_tau.splitting import UNSEARCHED, split, with_ids, without_ids
+from nabla_tau.splitting import UNSEARCHED, split, unknown_ids, with_ids, without_ids
 
 AUDITED, TUNED = ("test", "retrained", "matched"), ("own_validation",)
 RESOURCES = ("micro_batch_size", "in_place", "shard", "gradient_checkpointing")
@@ -93,6 +93,7 @@ def read_project(
 
 def _leave_out(arguments: dict[str, Any], ids: list[str], id_column: str) -> None:
     """Take the rows of people who were forgotten before out of every set that has the column."""
+    unknown = unknown_ids(arguments["train"], ids, id_column) if "train" in arguments else []
     for name in ("train", "validation", "test"):
         if name not in arguments:
             continue
@@ -100,6 +101,13 @@ def _leave_out(arguments: dict[str, Any], ids: list[str], id_column: str) -> Non
         if isinstance(found, Rows) and found.remark and UNSEARCHED not in found.remark:  # that is said later
             warnings.warn(f"{name}: {found.remark}", stacklevel=2)
             arguments[name] = Rows(found.dataset, found.indices)  # its parts will have remarks of their own
+    if unknown:
+        named = some([repr(one) for one in unknown])
+        warnings.warn(
+            f"--forgotten: {len(unknown)} of {len(ids)} ids are in no row of train ({named}): right where their rows "
+            "are not in it any more; else look how the ids are written, which are compared as text.",
+            stacklevel=2,
+        )
 
 
 def _returned(target: str) -> dict[str, Any]:

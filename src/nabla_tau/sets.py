@@ -163,6 +163,7 @@ class Source:
     measured: DataLoader[Any] | None = None
     stream: Stream | None = None
     counted: bool = True
+    longest: int = 0
     after_pass: Callable[[int], None] = lambda rows: None
 
     @property
@@ -348,13 +349,13 @@ def reopened(source: Source, data: Any, batch_size: int) -> Source:
 
 
 def largest_batch(source: Source) -> int:
-    """Samples in a full batch; their mean where the batch sampler of a loader decides.
+    """Samples in a full batch; in the longest where the batch sampler of a loader decides, in a mean one of a stream.
 
     Example:
         >>> largest_batch(open_set(torch.arange(5), batch_size=2))
         2
     """
-    return source.batch_size or -(-source.size // source.batches)
+    return max(source.longest, source.batch_size or -(-source.size // source.batches))
 
 
 def is_stream(data: Any) -> bool:
@@ -431,7 +432,7 @@ def _open_loader(loader: DataLoader[Any]) -> Source:
     if positions is None:
         with undisturbed(generators_of(loader)):
             sizes = _sampled_sizes(loader, batches)
-        return Source(sum(sizes), batch_size, batches, loader=loader)
+        return Source(sum(sizes), batch_size, batches, loader=loader, longest=max(sizes, default=0))
     in_order = DataLoader(
         loader.dataset,
         batch_size=batch_size,

@@ -202,6 +202,20 @@ def without_ids(data: Any, ids: Iterable[Any], id_column: str, that: str = "is t
     return _rows(whole, np.flatnonzero(~mask), column, id_column, remark=remark)
 
 
+def unknown_ids(data: Any, ids: Iterable[Any], id_column: str) -> list[str]:
+    """Which of these ids occur in no row; all of them where the set has no such column.
+
+    Example:
+        >>> unknown_ids({"x": torch.zeros(2), "user_id": np.array([7, 8])}, ["7", "8.0"], "user_id")
+        ['8.0']
+    """
+    try:
+        column = read_column(as_dataset(data), id_column)
+    except (ValueError, TypeError):
+        return sorted({str(plain(value)) for value in ids})
+    return _of_ids(column, ids, id_column, skip_unknown=True)[1]
+
+
 def read_column(data: Any, name: str) -> list[Any]:
     """One value per row from a dataset whose samples are dicts.
 

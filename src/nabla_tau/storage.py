@@ -179,7 +179,7 @@ class Unlearned:
 
         Raises:
             FileExistsError: if it already holds a file of either name. Nothing is overwritten.
-            OSError: if it cannot be written; of a sharded model, on every process.
+            OSError: if it cannot be written; of several processes, on every one.
 
         Example:
             >>> result = Unlearned(nn.Linear(2, 2), [], {}, True)
@@ -188,44 +188,28 @@ class Unlearned:
             ...     sorted(path.name for path in where.iterdir())
             ['model.safetensors', 'unlearning.json']
         """
-        target = Path(folder)
-        if is_sharded(self.model):
-            self._save_together(target)
-            return target
-        if not _writes():
-            torch.distributed.barrier()
-            return target
-        require_free(target)
-        with _staging(target) as staging:
-            self._write(staging, target)
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        return target
-
-    def _save_together(self, target: Path) -> None:
-        """Save a sharded model: it takes all processes to put a tensor together."""
-        device = _device_of(self.model)
+        target, device = Path(folder), _device_of(self.model)
         with ExitStack() as entered:
-            staging = None
+            place = None
             with _agreed(target, device):
                 if _writes():
                     require_free(target)
-                    staging = entered.enter_context(_staging(target))
+                    place = entered.enter_context(staging(target))
             with _agreed(target, device):
-                if staging is not None:
-                    self._write(staging, target)
-                else:
+                if place is not None:
+                    self._write(place, target)
+                elif is_sharded(self.model):  # it takes all processes to put a tensor together
                     for _ in gathered(self.model):
                         pass
+        return target
 
-    def _write(self, staging: Path, target: Path) -> None:
+    def _write(self, place: Path, target: Path) -> None:
         writers = self.writers()
         for name, fill in writers.items():
-            fill(staging / name)
-            flush(staging / name)
-        target.mkdir(parents=True, exist_ok=True)
+            fill(place / name)
+            flush(place / name)
         require_free(target)
-        move_whole(staging, target, list(writers))  # the record last: a folder with a record is complete
+        move_whole(place, target, list(writers))  # the record last: a folder with a record is complete
 
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
@@ -319,7 +303,7 @@ def move_whole(staging: Path, target: Path, names: Sequence[str]) -> None:
     """Move files of which each says nothing without the others; if one cannot be, none stays.
 
     Args:
-        staging: where they are, on the same disk.
+        staging: where they are, on the same disk as the target.
         target: a folder without files of these names.
         names: in the order in which they appear.
 
@@ -367,7 +351,7 @@ def require_free(folder: Path) -> None:
         raise FileExistsError(
             f"Expected a folder without {' and '.join(taken)}, got {folder}: choose another folder or move the file."
         )
-    require_writable(folder, folder.absolute().parent)  # files are put together beside the folder
+    require_writable(folder)
 
 
 def require_writable(*folders: Path) -> None:
@@ -411,14 +395,29 @@ def fingerprint(model: nn.Module) -> str:
 
 
 @contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A folder beside the target, on the same disk, gone afterwards whatever happens."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+def staging(target: Path) -> Iterator[Path]:
+    """A folder inside the target, so on its disk, to put files together in; gone afterwards whatever happens.
+
+    The target is made if it does not exist, and is gone too if nothing came into it.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     target = Path(folder) / "request-17"
+        ...     with staging(target) as place:
+        ...         place.parent == target
+        ...     target.exists()
+        True
+        False
+    """
+    made = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
     try:
-        yield staging
+        yield place
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
+        if made and not any(target.iterdir()):
+            target.rmdir()
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -459,6 +458,9 @@ def _device_of(model: nn.Module) -> str:
 @contextmanager
 def _agreed(target: Path, device: str) -> Iterator[None]:
     """What fails on the process that writes fails on all, so that none waits for another."""
+    if not torch.distributed.is_initialized():
+        yield
+        return
     failed = torch.ones((), dtype=torch.int32, device=device)
     try:
         yield

@@ -11,7 +11,7 @@ from nabla_tau.batch_norm import changing_batch_norms, followed
 from nabla_tau.batches import Batch
 from nabla_tau.course import LAST_LEARNING_RATE_FACTOR
 from nabla_tau.modes import buffers_kept
-from nabla_tau.problem import Problem, counted
+from nabla_tau.problem import Problem, counted, finite
 from nabla_tau.target import memorised
 
 WEIGHT_DECAY = 1e-2
@@ -70,7 +70,8 @@ def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
         (0.003, 0.9, 0.0181)
     """
     losses = _judging_losses(problem)
-    usual, before = _mean(problem, losses), [counted(one, problem.largest_loss) for one in losses]
+    usual = finite(_mean(problem, losses), "retain batches")
+    before = [counted(one, problem.largest_loss) for one in losses]
     memory = memorised(unseen_loss, _mean(problem, before))
     trials: list[dict[str, float]] = []
     reached: set[Tensor] = set()

@@ -340,7 +340,7 @@ def tune(
     if not callable(run):
         raise InvalidRequest([f"method: expected a method or the name of one, got {type(run).__name__}."])
     name = method if isinstance(method, str) else _named(run)
-    searched = _searched(name, run, space, trials)
+    searched = _searched(name, run, request, space, trials)
     optuna = _optuna()
     with _quiet():
         ours = replace(request, method=methods.nabla_tau, on_step=lambda done, total: None).run()
@@ -399,13 +399,22 @@ def _tried(request: Request, judge: Judge, settings: dict[str, Any]) -> Trial:
     return Trial(settings, found, steps, time.perf_counter() - started)
 
 
-def _searched(name: str, run: Method, space: Mapping[str, Range] | None, trials: int) -> dict[str, Range]:
+def _searched(
+    name: str, run: Method, request: Request, space: Mapping[str, Range] | None, trials: int
+) -> dict[str, Range]:
     """What is searched.
 
     Raises:
-        InvalidRequest: if that is nothing, cannot be drawn from, or holds no default of the method.
+        InvalidRequest: if that is nothing, cannot be drawn from, or holds no default of the method, or if the request
+            is one whose run cannot be repeated.
     """
     problems = whole_number("trials", trials, 1, 2**31)
+    problems += [
+        f"{option}: expected a request without it, as every trial starts from the original anew, got "
+        f"{getattr(request, option)!r}: leave it out."
+        for option in ("in_place", "shard", "checkpoint")
+        if getattr(request, option)
+    ]
     facts = facts_of(run)
     settings = space if space is not None else facts.settings if facts else {}
     strange = {setting: allowed for setting, allowed in settings.items() if not isinstance(allowed, Range)}

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from nabla_tau import UnlearningWarning, losses, methods, trials, unlearn
+from nabla_tau import Unlearned, UnlearningWarning, losses, methods, trials, unlearn
 from tests.methods.cases import SETTINGS
 
 CLASSES, TOKENS, UNLABELLED = 4, 12, -100
@@ -220,6 +220,10 @@ def run(arguments):
 def main(folder):
     for number, (_, arguments) in enumerate(cases().values()):
         save_file(run(arguments), Path(folder) / f"{number}-of-process-{os.environ['RANK']}.safetensors")
+    try:
+        Unlearned(nn.Linear(2, 2), [], {}, True).save(Path(folder) / "taken")
+    except OSError as error:
+        (Path(folder) / f"refused-{os.environ['RANK']}").write_text(str(error))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What an audit found: printed, saved as JSON, read back."""
 
+import io
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nabla_tau.auditing.page import page
-from nabla_tau.storage import move_whole, require_writable
+from nabla_tau.storage import move_whole, require_writable, staging
 
 REPORT, PAGE = "report.json", "report.html"
 LABEL_WIDTH, LARGE = 17, 1_000.0  # of the table on a terminal: its first column; numbers without decimals
@@ -35,7 +35,7 @@ class Report:
 
     def __str__(self) -> str:
         """A table that fits a terminal of 80 columns."""
-        console = Console(width=80, record=True, file=open(os.devnull, "w"), highlight=False)  # noqa: SIM115
+        console = Console(width=80, record=True, file=io.StringIO(), highlight=False)
         console.print(self.verdict["sentence"])
         console.print(self.verdict["over_forgetting"])
         console.print(self.verdict["advice"])
@@ -46,7 +46,6 @@ class Report:
             console.print(f"warning: {warning}", markup=False)
         for key, reason in self.data["absent"].items():
             console.print(f"not available: {key} ({reason})", markup=False)
-        console.file.close()
         return console.export_text()
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -62,6 +61,7 @@ class Report:
             FileExistsError: if it already holds a report.
 
         Example:
+            >>> import tempfile
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     where = Report({"verdict": {}}).save(folder)
             ...     Report.load(folder).data, sorted(path.name for path in where.iterdir())
@@ -70,11 +70,10 @@ class Report:
         target = Path(folder)
         require_no_report(target)
         text = json.dumps(self.data, indent=2, ensure_ascii=False)
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".report-", dir=target) as staging:
+        with staging(target) as place:
             for name, content in ((REPORT, text), (PAGE, page(self.data))):
-                (Path(staging) / name).write_text(content, encoding="utf-8", errors="replace")
-            move_whole(Path(staging), target, [PAGE, REPORT])  # the report last: a folder with report.json is complete
+                (place / name).write_text(content, encoding="utf-8", errors="replace")
+            move_whole(place, target, [PAGE, REPORT])  # the report last: a folder with report.json is complete
         return target
 
     @classmethod

@@ -1,5 +1,6 @@
 """`nabla-tau bench`: run, table, plot, list. torch is imported inside the commands, so that --help is quick."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from nabla_tau.console import INTERRUPTED, REFUSED
+from nabla_tau.console import INTERRUPTED, REFUSED, TRACEBACK
 
 if TYPE_CHECKING:
     import torch
@@ -140,6 +141,8 @@ def refusals() -> Iterator[Console]:
         err.print("interrupted: finished cells are kept, the same command goes on.")
         raise typer.Exit(INTERRUPTED) from None
     except (ValueError, OSError) as error:
+        if TRACEBACK in os.environ:
+            raise
         err.print(f"error: {error}")
         raise typer.Exit(REFUSED) from None
 
