@@ -1,6 +1,5 @@
 """Whether a run can be kept in a folder, and whether the one that is kept there is its own beginning."""
 
-import functools
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from nabla_tau.checkpoint import KEPT, Checkpoint, newest
 from nabla_tau.errors import InvalidRequest
-from nabla_tau.facts import Range, continuing_problems
+from nabla_tau.facts import Range, continuing_problems, unwrapped
 from nabla_tau.memory import describe
 from nabla_tau.own_code import code_of
 from nabla_tau.problem import Method, Problem
@@ -48,9 +47,7 @@ def identity(problem: Problem, method: Method, losses: Mapping[str, float]) -> d
         ('nabla_tau', 2, 0)
     """
     settings = problem.settings
-    given: dict[str, Any] = {}
-    while isinstance(method, functools.partial):
-        given, method = {**method.keywords, **given}, method.func
+    method, given = unwrapped(method)
     on_gpu = problem.engine.device.type == "cuda"
     return {
         "model": settings["original_fingerprint"],

@@ -17,8 +17,8 @@ from nabla_tau.checkpoint import FINISHED, Checkpoint, NotSaved, clear, forget_l
 from nabla_tau.collapse import UtilityCollapse, Watch
 from nabla_tau.compatibility import differences, find, require_room
 from nabla_tau.errors import InvalidRequest
+from nabla_tau.facts import method_name
 from nabla_tau.journal import Journal
-from nabla_tau.losses import name_of
 from nabla_tau.problem import Epoch, Method, NonFiniteLoss, Problem
 from nabla_tau.snapshot import journal_of, put_back, taken
 from nabla_tau.storage import Unlearned, load_into
@@ -77,7 +77,7 @@ def _no_epoch(method: Method, got: Any) -> InvalidRequest:
     return InvalidRequest(
         [
             f"method: expected a function that yields an Epoch after each pass, got {type(got).__name__} from "
-            f"{name_of(method)}: end each pass with `yield Epoch()`, from nabla_tau.problem."  # type: ignore[arg-type]
+            f"{method_name(method)}: end each pass with `yield Epoch()`, from nabla_tau.problem."
         ]
     )
 

@@ -124,10 +124,33 @@ def facts_of(method: Any) -> Facts | None:
         >>> facts_of(functools.partial(print)) is None
         True
     """
-    while isinstance(method, functools.partial):
-        method = method.func
-    found: Facts | None = getattr(method, "facts", None)
+    found: Facts | None = getattr(unwrapped(method)[0], "facts", None)
     return found
+
+
+def unwrapped(method: Any) -> tuple[Any, dict[str, Any]]:
+    """The function under any number of `functools.partial`, and the settings that these give it.
+
+    Example:
+        >>> unwrapped(functools.partial(functools.partial(print, sep=","), sep="")) == (print, {"sep": ""})
+        True
+    """
+    given: dict[str, Any] = {}
+    while isinstance(method, functools.partial):
+        given, method = {**method.keywords, **given}, method.func
+    return method, given
+
+
+def method_name(method: Any) -> str:
+    """A method's own name, under any number of `functools.partial`; that of its class for any other callable.
+
+    Example:
+        >>> from nabla_tau import methods
+        >>> method_name(functools.partial(methods.scrub, temperature=2.0))
+        'scrub'
+    """
+    inner, _ = unwrapped(method)
+    return str(getattr(inner, "__name__", type(inner).__name__))
 
 
 def accumulates(method: Any) -> bool:
@@ -156,15 +179,10 @@ def setting_problems(method: Any) -> list[str]:
         >>> setting_problems(methods.retrain)
         ['method: expected train=, a function (dataset, seed) -> nn.Module, got none: retraining cannot be guessed ...']
     """
-    given: dict[str, Any] = {}
-    inner = method
-    while isinstance(inner, functools.partial):
-        given = {**inner.keywords, **given}
-        inner = inner.func
-    facts = facts_of(inner)
+    inner, given = unwrapped(method)
+    facts, name = facts_of(inner), method_name(inner)
     if facts is None:
         return []
-    name = _name(inner)
     known = [p.name for p in inspect.signature(inner).parameters.values() if p.kind is p.KEYWORD_ONLY]
     problems = [
         f"method: expected {setting} of {name} to be {allowed}, got {given[setting]!r}."
@@ -222,11 +240,9 @@ def _incapable(method: Any, option: str, able: str, fact: str) -> list[str]:
     facts = facts_of(method)
     if facts is not None and getattr(facts, fact) is None:
         return []
-    while isinstance(method, functools.partial):
-        method = method.func
     reason = "it has no facts that say so" if facts is None else getattr(facts, fact)
     return [
-        f"{option}: expected a method that {able}, got {_name(method)}: {reason}; leave {option} "
+        f"{option}: expected a method that {able}, got {method_name(method)}: {reason}; leave {option} "
         "out, or take another method, as methods.nabla_tau."
     ]
 
@@ -251,10 +267,8 @@ def task_problems(method: Any, loss_name: str) -> list[str]:
     facts = facts_of(method)
     if facts is None or facts.tasks is None or loss_name in facts.tasks:
         return []
-    while isinstance(method, functools.partial):
-        method = method.func
     return [
-        f"method: expected one of losses.{', losses.'.join(facts.tasks)} for {_name(method)}, got {loss_name}: "
+        f"method: expected one of losses.{', losses.'.join(facts.tasks)} for {method_name(method)}, got {loss_name}: "
         f"it is defined by {'labels' if LABELS in facts.needs else 'predicted distributions'}; pass such a loss, or a "
         "method that serves any, as methods.nabla_tau."
     ]
@@ -271,8 +285,3 @@ def suggestion(name: str, known: list[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"there are {', '.join(known)}." if known else "there is nothing to set."
-
-
-def _name(method: Any) -> str:
-    """A function's own name; that of its class for any other callable."""
-    return str(getattr(method, "__name__", type(method).__name__))

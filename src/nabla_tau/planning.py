@@ -13,8 +13,8 @@ import torch
 from nabla_tau.compatibility import identity
 from nabla_tau.continuing import passes
 from nabla_tau.errors import InvalidRequest
+from nabla_tau.facts import method_name
 from nabla_tau.kept import Kept, look_into
-from nabla_tau.losses import name_of
 from nabla_tau.memory import describe, free_bytes, step_bytes
 from nabla_tau.outcome import measure
 from nabla_tau.problem import Problem
@@ -174,7 +174,7 @@ def plan(request: Request) -> Plan:
         raise InvalidRequest(
             [
                 f"method: expected one that puts epochs and steps into problem.settings before its first step, which a "
-                f"plan reads, got {name_of(request.method)} without {' and '.join(unsaid)}: let it say them."  # type: ignore[arg-type]
+                f"plan reads, got {method_name(request.method)} without {' and '.join(unsaid)}: let it say them."
             ]
         )
     timed = ticks[1 if len(ticks) > 2 else 0 :]

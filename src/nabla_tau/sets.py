@@ -591,7 +591,7 @@ def _column(name: str, value: Any, *, text: bool) -> Any:
     if (
         array is not None
         and text
-        and (array.dtype.kind == "U" or all(isinstance(v, str) or is_missing(v) for v in array.flat))
+        and (array.dtype.kind == "U" or all(isinstance(one, str) or is_missing(one) for one in array.flat))
     ):
         return array
     kind = type(value).__name__ if array is None else f"{array.dtype} values"
@@ -599,10 +599,6 @@ def _column(name: str, value: Any, *, text: bool) -> Any:
         f"Expected columns of numbers with a row per sample, got {kind} {_at(name)}: encode "
         "classes as integers, make rows of one length, and leave out what the model does not read."
     )
-
-
-def _is_text_or_gap(value: Any) -> bool:
-    return isinstance(value, str) or is_missing(value)
 
 
 def plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from nabla_tau.demo import Demo, Scores, verdict
+from nabla_tau.demo import Demo, verdict
 from nabla_tau.membership import Attack, Numbers
 from nabla_tau.storage import Unlearned
 
@@ -44,6 +44,7 @@ def demo_view(demo: Demo) -> Group:
     """The demo's three rows, histogram and verdict.
 
     Example:
+        >>> from nabla_tau.demo import Scores
         >>> result = Attack(accuracy=0.55, low=0.5, high=0.6, samples=9)
         >>> models = [Scores(name, 1, 1, 0.5, result, result, np.ones(9), np.ones(9)) for name in ("a", "b", "c")]
         >>> unlearned = Unlearned(None, [], {"steps_done": 160}, reached_target=True, seconds=1.0)
@@ -193,9 +194,6 @@ def _some(count: int, most: int = 12) -> list[int]:
     if count <= most:
         return list(range(count))
     return sorted({round(place * (count - 1) / (most - 1)) for place in range(most)})
-
-
-__all__ = ["Scores", "bars", "demo_view", "histogram", "progress_bar", "unlearned_view"]
 
 
 def save_picture(view: Group, path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from nabla_tau import methods
 from nabla_tau.auditing.scoring import Numbers, Scores, score
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, whole_number
-from nabla_tau.facts import Range, facts_of
+from nabla_tau.facts import Range, facts_of, method_name
 from nabla_tau.losses import multi_label
 from nabla_tau.problem import Method, NonFiniteLoss
 from nabla_tau.sets import open_set
@@ -339,7 +339,7 @@ def tune(
     run = methods.find_method(method) if isinstance(method, str) else method
     if not callable(run):
         raise InvalidRequest([f"method: expected a method or the name of one, got {type(run).__name__}."])
-    name = method if isinstance(method, str) else _named(run)
+    name = method if isinstance(method, str) else method_name(run)
     searched = _searched(name, run, request, space, trials)
     optuna = _optuna()
     with _quiet():
@@ -371,13 +371,6 @@ def tune(
         our_steps=ours.settings["steps_done"],
         our_seconds=ours.seconds,
     )
-
-
-def _named(run: Any) -> str:
-    """What a method of one's own is called, under any number of `functools.partial`."""
-    while isinstance(run, partial):
-        run = run.func
-    return str(getattr(run, "__name__", type(run).__name__))
 
 
 def _tried(request: Request, judge: Judge, settings: dict[str, Any]) -> Trial:

@@ -27,6 +27,7 @@ from nabla_tau.facts import (
     SECOND_MODEL,
     accumulates,
     facts_of,
+    method_name,
     setting_problems,
     sharded_problems,
     suggestion,
@@ -269,7 +270,7 @@ class Request:
         if engine.mixed_precision == "fp16" and not accumulates(self.method):
             raise InvalidRequest(
                 [
-                    f"mixed precision: expected 'no' or 'bf16' for {name_of(self.method)}, got 'fp16', in which "  # type: ignore[arg-type]
+                    f"mixed precision: expected 'no' or 'bf16' for {method_name(self.method)}, got 'fp16', in which "
                     "steps that overflow would be lost: launch with --mixed_precision bf16, or use methods.nabla_tau."
                 ]
             )
@@ -382,7 +383,7 @@ class Request:
         if not self.in_place or facts is None or (facts.mode == "eval" and SECOND_MODEL not in facts.needs):
             return []
         return [
-            f"in_place: expected a method that can do without the original, got {name_of(self.method)}, "  # type: ignore[arg-type]
+            f"in_place: expected a method that can do without the original, got {method_name(self.method)}, "
             "which reads it: leave in_place out, or pass methods.nabla_tau."
         ]
 
@@ -524,7 +525,7 @@ class Request:
     def facts(self, sources: dict[str, Source], loss: PerSampleLoss, engine: Engine) -> dict[str, Any]:
         """What the run depends on, besides what the method derives."""
         return {
-            "method": name_of(self.method),  # type: ignore[arg-type]
+            "method": method_name(self.method),
             "loss": name_of(loss),
             "loss_chosen_by": "inference" if self.loss is None else "caller",
             "seed": int(self.seed),

@@ -273,9 +273,6 @@ def _on_workers(slices: list[list[Cell]], results: Path, bench: Bench, workers: 
         try:
             for future in as_completed([pool.submit(_work, cells, results, bench) for cells in slices]):
                 yield from future.result()
-        except InvalidRequest as refused:
-            _stop(others)
-            raise InvalidRequest(refused.problems) from None  # of its message a process hands on the letters
         except BrokenProcessPool as error:
             raise OSError(
                 "Expected workers to finish, got one that was killed, perhaps for want of memory: finished cells are "
