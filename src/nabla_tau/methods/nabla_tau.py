@@ -121,7 +121,7 @@ def derive(problem: Problem) -> Settings:
         "where a plan may end soon; E follows from the sizes",
         mode="eval",
         forgets="any rows, as far as the mean loss of unseen data; whole classes and labels, as far as their price",
-        keeps="rows that cost as much as unseen data from the start",
+        keeps="rows that cost as much as unseen data from the start; groups inside a class; a single row goes too far",
         accumulates=True,
         prices=True,
     )
