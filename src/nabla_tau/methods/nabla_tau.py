@@ -60,9 +60,17 @@ LAST_BATCH = 1 / 8
 
 @dataclass(frozen=True)
 class Settings:
-    """What follows from the sizes of the sets: ρ, α, E, E · n_f, at most twice that, and when is measured what.
+    """What follows from the sizes of the sets.
 
-    Of `target_refreshes` there are as many again where the run goes on.
+    Attributes:
+        forget_fraction: ρ.
+        alpha: α.
+        epochs: E, the passes that are planned.
+        steps: of these, E · n_f.
+        most_steps: where the run goes on after them, 2 E · n_f.
+        refresh_target_every: passes from one measuring of τ to the next.
+        target_refreshes: how often that is in E; as often again where the run goes on.
+        look_every: passes from one look at the retain set to the next.
     """
 
     forget_fraction: float
@@ -113,6 +121,65 @@ def derive(problem: Problem) -> Settings:
     )
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What the original's losses say before the first step.
+
+    Attributes:
+        largest: c, what a loss of a forget or an unseen row counts at most.
+        forget_loss: what the forget set costs, so counted.
+        unseen_loss: what unseen data costs, so counted, without any price.
+        memory: m, what was memorised of the forget set.
+        way: how far a removed label has to go to its price; 0 where there is none.
+    """
+
+    largest: float
+    forget_loss: float
+    unseen_loss: float
+    memory: float
+    way: float
+
+
+def bounds_of(problem: Problem) -> Bounds:
+    """Measure the original; its settings take what was found.
+
+        c = T + max(mean |ℓ_v − T|, T / 4),    m = max(U − F, U / 10)
+
+    with T what unseen data costs, its price included, ℓ_v the losses of unseen rows, U what they cost without any price
+    and F what the forget set costs, both counted up to c.
+
+    Args:
+        problem: the request; its model is the original still.
+
+    Raises:
+        NonFiniteLoss: if a loss is NaN or infinite.
+
+    Example:
+        >>> import torch
+        >>> from nabla_tau.unlearning import Request
+        >>> x, y = torch.arange(6.0)[:, None], torch.full((6, 1), 0.5)  # f(x) = x, so errors are x − ½
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> _ = model.weight.data.fill_(1)
+        >>> request = Request(model, (x[:2], y[:2]), (x[2:4], y[2:4]), (x[4:], y[4:]), device="cpu")
+        >>> with request.prepared() as problem:
+        ...     bounds = bounds_of(problem)  # unseen rows cost 12.25 and 20.25
+        >>> bounds.largest, bounds.forget_loss, bounds.unseen_loss, bounds.memory
+        (20.3125, 0.25, 16.25, 16.0)
+    """
+    with problem.standing_still():
+        target_loss = problem.target_loss()
+        deviation = problem.target_loss(lambda losses: (losses - target_loss).abs())
+        largest = target_loss + LARGEST_DEVIATION * max(deviation, LEAST_DEVIATION * abs(target_loss))
+        problem.largest_loss = largest
+        bounded = partial(counted, largest=largest)
+        forget_loss = problem.mean_loss(problem.forget, of=bounded)
+        unseen_loss = problem.unseen_loss(bounded)
+    memory = memorised(unseen_loss, forget_loss)
+    problem.settings.update(largest_loss=largest, counted_forget_loss_before=forget_loss, loss_unit=UNIT * memory)
+    way = target_loss - forget_loss if problem.priced else 0.0
+    return Bounds(largest, forget_loss, unseen_loss, memory, way)
+
+
 @described(
     Facts(
         reference="Trippa et al., ∇τ, arXiv:2403.14339 (2024); what bounds, smooths and tries is ours",
@@ -152,56 +219,20 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         m = what unseen data costs the original, without any price, − what the forget set costs it, a tenth of the
             former at least;    u = m / 4
 
-    Unseen data costs its mean loss over D_v. A label that no row of D_r carries is new to a model that is trained
-    without D_f: rows of D_v with it are left out, and for the share of D_f that carries one, it costs the price of that
-    label y instead, the mean of ℓ(x, y) over rows of D_v with other labels, −log p(y | x) for classes: what the model
-    charges where it sees no sign of y.
-
-    Losses of forget and unseen rows count up to c, and have no gradient beyond. A mean is met most easily by driving a
-    few samples to absurd losses while the others stay as they are; so it is met by the others. Nor does a model that is
-    being damaged, or charges more and more for a label that it unlearns, raise its own target without end.
-
-    L̄_f begins at what the forget set costs and takes the last batch with a share of max(⅛, 1/n_f), L̄_r begins at L_r⁰
-    and takes it with ⅛. A batch alone scatters about the mean of the set; a push that answers those below τ and never
-    those above goes past the target, the further the longer it runs.
-
-    In the unit u the ascent is alike in every domain and for every scale of the loss: it would begin at w = 8α, but
-    never outweighs 1 − α, and it is 0 where the forget set costs what unseen data costs. It yields to the descent: the
-    dearer retain batches have become since L_r⁰, what five of them cost the original (where a loader has an order of
-    its own: the forget set, if that costs more), the less it may weigh, and nothing once the retain set, too, has lost
-    what was memorised of the forget set.
-
-    α does not fall to 0 as published: w is 0 anyway where the forget set costs what unseen data costs, and without a
-    push the forget set comes back while the retain set is repaired after the plan.
-
-    Every ⌈20 / n_f⌉ passes, once L̄_f is 0.9 of its way to τ, L_r is looked at: what the five batches cost now that
-    L_r⁰ was measured on (where a loader has an order of its own: L̄_r, set against those five). If it is back, τ and
-    the whole forget set are measured; if that is as far, ⌈20 / n_f⌉ passes are left of the plan, in which the rate
-    falls to its tenth step by step: more would only fit the retain set further. After the plan L_r is looked at as
-    often. The run goes on while it is above L_r⁰ + m/100 and below what it was at the last look, for 2E passes in all.
+    L_r⁰ is what five retain batches cost the original (where a loader has an order of its own: the forget set, if that
+    costs more). L̄_f begins at what the forget set costs and takes the last batch with a share of max(⅛, 1/n_f), L̄_r
+    begins at L_r⁰ and takes it with ⅛. Unseen data costs its mean loss over D_v; a label y that no row of D_r carries
+    costs its price: the mean of ℓ(x, y) over rows x of D_v with other labels, −log p(y | x) for classes.
 
     Before the first step every weight that a gradient reaches is multiplied by 0.9 or 1. Then AdamW with weight decay
-    1e-2 and a learning rate that falls to a tenth, linearly over the plan, and stays there; retain batches follow one
-    another, pass after pass; τ is measured before every fifth epoch, at most 16 times in E, and where the plan may be
-    cut short; eval mode, dropout off. The first pass with nothing left to push takes AdamW's momentum, so that the
-    ascent does not roll on.
+    1e-2 and a learning rate that falls to a tenth, linearly over the plan, and stays there. Trials choose the factor
+    and the rate: the boldest from which the model comes back (`trials.settle`). Retain batches follow one another, pass
+    after pass; the retain set is looked at every ⌈20 / n_f⌉ passes; τ is measured before every fifth epoch, at most 16
+    times in E, and where the plan may be cut short. Eval mode, dropout off; the running statistics of batch norm become
+    means over the retain batches of the plan (`batch_norm.followed`). The first pass with nothing left to push takes
+    AdamW's momentum.
 
-    The running statistics of batch norm become means over the retain batches of the plan (`batch_norm.followed`). Those
-    of the original describe a model that is no longer there: it comes back from less, and is harmed by more. After the
-    plan they stand still: statistics that follow would take back the shift that the descent has just made.
-
-    The learning rate is the first of 3e-3, 1e-3 (the published one), 3e-4, 1e-4, 3e-5 and 1e-5 (untried) from which the
-    model comes back: 20 steps on retain batches alone, undone afterwards, may make five others dearer by a third of the
-    way to what unseen data costs, counted up to c, and move their rows, up or down, by all of it in their mean, or by
-    as much as a removed label has to go to its price. The weights are shrunk by a tenth if it comes back from that too.
-    The faster it moves and the less is left of its margins, the more is forgotten that the descent does not repeat.
-
-    A model that does not know its rows by heart would learn on: then its losses come back from any rate, though not row
-    by row, and the descent would fit the retain set further than the original ever was, away from any retrained model.
-    So rows are looked at, and the descent rests a third of m below L_r⁰ (a push, if there is one, is alone then), where
-    a model that knows all never is.
-
-    The published formulas push almost nothing for one row, and break down from ρ = ½ on.
+    Why each of these is as it is, and what it buys: docs/methods.md.
 
     Args:
         problem: the request; its model is changed.
@@ -237,34 +268,21 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         optimizer="AdamW",
         weight_decay=WEIGHT_DECAY,
         last_learning_rate_factor=LAST_LEARNING_RATE_FACTOR,
-        most_trial_steps=TRIAL_STEPS * (len(LEARNING_RATES) + bool(norms)),  # of all but the lowest, smaller weights, 0
+        # each rate but the lowest, which is taken untried; smaller weights; with batch norm, no rate at all
+        most_trial_steps=TRIAL_STEPS * (len(LEARNING_RATES) + bool(norms)),
     )
     problem.announce(settings.steps)
-    with problem.standing_still():
-        first_target = problem.target_loss()
-        deviation = problem.target_loss(lambda losses: (losses - first_target).abs())
-        largest = first_target + LARGEST_DEVIATION * max(deviation, LEAST_DEVIATION * abs(first_target))
-        problem.largest_loss = largest
-        bounded = partial(counted, largest=largest)
-        forget_mean = RunningMean(
-            problem.mean_loss(problem.forget, of=bounded), share=max(LAST_BATCH, 1 / problem.forget.batches)
-        )
-        forget_loss_before, unseen_loss = forget_mean.value, problem.unseen_loss(bounded)
-    memory = memorised(unseen_loss, forget_loss_before)
-    unit = UNIT * memory
-    problem.settings.update(
-        largest_loss=largest,
-        counted_forget_loss_before=forget_loss_before,
-        loss_unit=unit,
-        last_batch=forget_mean.share,
-    )
-    start = settle(problem, unseen_loss, way=first_target - forget_loss_before if problem.priced else 0.0)
+    bounds = bounds_of(problem)
+    bounded = partial(counted, largest=bounds.largest)
+    forget_mean = RunningMean(bounds.forget_loss, share=max(LAST_BATCH, 1 / problem.forget.batches))
+    problem.settings.update(last_batch=forget_mean.share)
+    start = settle(problem, bounds.unseen_loss, way=bounds.way)
     usual = start.retain_loss
     if problem.retain.fetch is None:  # an order of its own may come to its dear rows late; both sets were trained on
-        usual = max(usual, forget_loss_before)
+        usual = max(usual, bounds.forget_loss)
     problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(norms))
     retain_mean = RunningMean(usual, share=LAST_BATCH)
-    repair = Repair(usual + REPAIRED * memory)
+    repair = Repair(usual + REPAIRED * bounds.memory)
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
     course = Course(optimizer, settings.epochs, settings.look_every, problem.forget.batches)
@@ -281,12 +299,12 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             problem.announce(settings.most_steps)
         back = (
             (looked and epoch < course.end)
-            and reached(forget_mean.value, forget_loss_before, target_loss)
+            and reached(forget_mean.value, bounds.forget_loss, target_loss)
             and _retain_loss(problem, retain_mean) <= start.retain_loss
         )
         if back or (epoch and epoch % settings.refresh_target_every == 0):
             target_loss = problem.target_loss(bounded)
-        if back and reached(problem.mean_loss(problem.forget, of=bounded), forget_loss_before, target_loss):
+        if back and reached(problem.mean_loss(problem.forget, of=bounded), bounds.forget_loss, target_loss):
             course.cut_short(epoch)
             problem.settings.update(plan_cut_short_after=problem.steps)
         following = norms if epoch < course.end else []
@@ -295,8 +313,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             retain_batch = next(retain)
             if step is not None:  # read only now, so that a GPU computes while batches are loaded
                 retain_mean.add(float(step.retain_loss))
-            lost = max(retain_mean.value - usual, 0.0) / memory
-            fitted = retain_mean.value < usual - LARGEST_CHANGE * memory
+            lost = (retain_mean.value - usual) / bounds.memory
             step = descend(
                 problem,
                 optimizer,
@@ -304,9 +321,9 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
                 retain_batch,
                 alpha=alpha,
                 target_loss=target_loss,
-                largest_weight=(1 - alpha) * max(1 - lost, 0.0),
-                retain_weight=0.0 if fitted else 1 - alpha,
-                unit=unit,
+                largest_weight=(1 - alpha) * max(1 - max(lost, 0.0), 0.0),
+                retain_weight=0.0 if lost < -LARGEST_CHANGE else 1 - alpha,
+                unit=UNIT * bounds.memory,
                 running=forget_mean,
                 around_retain=partial(followed, problem, following),
             )
