@@ -4,15 +4,18 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Timer
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from nabla_tau import Report, checkpoint, checks, console, load, salt, storage, unlearn
+from nabla_tau import InvalidRequest, Report, checkpoint, checks, console, load, salt, split, storage, unlearn
 from nabla_tau.cli import app
 from nabla_tau.console import INTERRUPTED, REFUSED, WITH_RESERVATIONS
 from nabla_tau.problem import Problem
@@ -21,6 +24,7 @@ from nabla_tau.splitting import read_column
 from nabla_tau.storage import Unlearned
 from nabla_tau.unlearning import Request
 from tests import my_project
+from tests.conftest import REPOSITORY
 
 PROJECT = Path(my_project.__file__)
 DONE = (0, WITH_RESERVATIONS)
@@ -410,6 +414,43 @@ def test_people_who_were_forgotten_before_are_left_out_of_every_set(tmp_path):
     assert len(again["retain"]) == 116
 
 
+@pytest.mark.parametrize(
+    ("in_train", "in_list", "found"),
+    [
+        (["trail", "trail ", "other"], ["trail "], [1]),  # two people
+        (["u7   ", "u8   ", "other"], ["u7   "], [0]),  # as a database of fixed width writes them
+        (["u7", "u8", "other"], [" u7 "], [0]),
+        (["u7", "u8", "other"], ["u8", "u7 "], [0, 1]),
+    ],
+)
+def test_blanks_in_ids_are_taken_as_they_are_where_they_are(tmp_path, in_train, in_list, found):
+    (tmp_path / "ids.csv").write_text("user_id\n" + "".join(f'"{one}"\n' for one in in_list))
+    (tmp_path / "project.py").write_text(
+        "import numpy, torch\n"
+        "x = torch.zeros(3, 1)\n"
+        f"train = {{'input': x, 'labels': torch.zeros(3), 'user_id': numpy.array({in_train})}}\n"
+        "rows = lambda: {'model': torch.nn.Linear(1, 2), 'train': train, 'validation': (x, x)}\n"
+    )
+    given = read_project(f"{tmp_path / 'project.py'}:rows", ids_file=tmp_path / "ids.csv", id_column="user_id")
+    assert given["forget"].indices == found
+
+
+def test_an_id_that_looks_like_one_of_the_set_is_told():
+    composed, apart = "zo\u00eb", "zoe\u0308"
+    with pytest.raises(
+        InvalidRequest, match=r"1 of them do but for blanks, or for how letters with marks are composed"
+    ):
+        split({"x": torch.zeros(2), "user_id": np.array([composed, "b"])}, ids=[apart], id_column="user_id")
+
+
+def test_an_id_in_both_lists_is_told(tmp_path):
+    (tmp_path / "ids.csv").write_text("user_id\n3\n5\n")
+    (tmp_path / "before.csv").write_text("user_id\n5\n")
+    ids = {"ids_file": tmp_path / "ids.csv", "id_column": "user_id", "forgotten": tmp_path / "before.csv"}
+    with pytest.raises(InvalidRequest, match=r"--forgotten: expected other ids .* got 1 in both \('5'\)"):
+        read_project(f"{PROJECT}:with_train", **ids)
+
+
 def test_forgotten_ids_that_no_row_has_are_told(tmp_path):
     (tmp_path / "ids.csv").write_text("user_id\n3\n")
     (tmp_path / "before.csv").write_text("user_id\n5\n8.0\n")
@@ -433,6 +474,24 @@ def test_options_about_ids_name_what_they_need(tmp_path, command):
         result = run(*first, f"{PROJECT}:with_train", *given, *output)
         assert result.exit_code == 2
         assert f"expected {missing} as well, got --" in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_what_the_project_prints_is_no_part_of_the_output(tmp_path):
+    target = tmp_path / "loud.py"
+    lines = "print('read')", "from tests.my_project import sets as quiet", "def loud():", "    print('called')"
+    target.write_text("\n".join([*lines, "    return quiet()"]))
+    result = run("unlearn", f"{target}:loud", "--output", tmp_path / "run", "--json")
+    assert json.loads(result.stdout)["output"] == str(tmp_path / "run")
+    assert "read\ncalled\n" in result.stderr
+
+
+def test_a_terminal_without_the_letters_gets_marks(tmp_path):
+    command = [sys.executable, "-m", "nabla_tau", "unlearn", f"{PROJECT}:sets", "--output", str(tmp_path / "run")]
+    done = subprocess.run(
+        command, capture_output=True, cwd=REPOSITORY, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=False
+    )
+    assert done.returncode in DONE, done.stderr
+    assert b"written to" in done.stdout
 
 
 def test_a_refused_command_leaves_what_the_run_had_saved(tmp_path):

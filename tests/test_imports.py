@@ -29,6 +29,7 @@ LAYERS = [
         "fisher",
         "mixing",
         "objective",
+        "own_losses",
         "relabelling",
         "storage",
         "survey",

@@ -161,6 +161,26 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_compiled_model_is_saved_under_the_names_of_its_module(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    folder = Unlearned(torch.compile(model, backend="eager"), [], {}, True).save(tmp_path / "request")
+    for one in (
+        torch.nn.Sequential(torch.nn.Linear(2, 2)),
+        torch.compile(torch.nn.Sequential(torch.nn.Linear(2, 2)), backend="eager"),
+    ):
+        back = load(folder, one).model
+        assert torch.equal(storage.uncompiled(back)[0].weight, model[0].weight)
+    assert storage.fingerprint(torch.compile(model, backend="eager")) == storage.fingerprint(model)
+
+
+def test_a_model_that_cannot_be_copied_is_told(tmp_path):
+    folder = Unlearned(torch.nn.Linear(2, 2), [], {}, True).save(tmp_path / "request")
+    model = torch.nn.Linear(2, 2)
+    model.kept = model.weight * 2  # with a graph
+    with pytest.raises(ValueError, match="Expected a model that can be copied"):
+        load(folder, model)
+
+
 def test_a_target_on_another_disk_than_its_parent(result, tmp_path):
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
         if os.stat(elsewhere).st_dev == os.stat(tmp_path).st_dev:

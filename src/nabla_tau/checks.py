@@ -364,7 +364,12 @@ def probability_doubts(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> l
 
 
 def survey_sets(
-    sets: Sets, sources: dict[str, Source], model: nn.Module, loss: PerSampleLoss, outputs: int
+    sets: Sets,
+    sources: dict[str, Source],
+    model: nn.Module,
+    loss: PerSampleLoss,
+    outputs: int,
+    read: Collection[str] = (),
 ) -> Findings:
     """Read every set once: problems, and warnings with count and row numbers.
 
@@ -377,6 +382,7 @@ def survey_sets(
         model: says which columns of a dict batch are inputs.
         loss: says which targets are allowed.
         outputs: size of the last dimension of the model's outputs.
+        read: of dict batches, the columns that a loss of the user's own reads (`own_losses.columns_read`).
 
     Returns:
         `Findings`: one sentence per problem, one per warning, and the rows of equal content.
@@ -415,7 +421,7 @@ def survey_sets(
                 mine.setdefault(digest, []).append(row)
 
         with problems.gathered(name, "samples that can be read", READING):
-            surveys[name] = survey(sources[name], model, loss, outputs, on_row)
+            surveys[name] = survey(sources[name], model, loss, outputs, on_row, read)
     equal = {
         (first, second): (
             sorted(row for digest in {digest for digest, _ in found} for row in hashes[first][digest]),

@@ -1,10 +1,12 @@
 """The command line: demo, unlearn, audit, tune, env. torch is imported inside the commands, so that --help is quick."""
 
+import io
 import itertools
 import json
 import os
 import platform
 import shlex
+import sys
 import tempfile
 import warnings
 from importlib.metadata import PackageNotFoundError, version
@@ -446,5 +448,8 @@ def plain_scores(scores: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Entry point of the `nabla-tau` command."""
+    """Entry point of the `nabla-tau` command. A terminal that has no α shows a mark in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app()

@@ -6,12 +6,13 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 from nabla_tau.errors import InvalidRequest, Problems, some
-from nabla_tau.sets import Rows
-from nabla_tau.splitting import UNSEARCHED, split, unknown_ids, with_ids, without_ids
+from nabla_tau.sets import Rows, as_dataset
+from nabla_tau.splitting import UNSEARCHED, read_column, split, unknown_ids, with_ids, without_ids
 
 AUDITED, TUNED = ("test", "retrained", "matched"), ("own_validation",)
 RESOURCES = ("micro_batch_size", "in_place", "shard", "gradient_checkpointing")
@@ -67,12 +68,20 @@ def read_project(
     arguments = _returned(target)
     problems = Problems(_name_problems(arguments, target, ids_file, command))
     ids: list[str] = []
+    before: list[str] = []
     if ids_file is not None:
         with problems.gathered("--forget", f"ids in {ids_file}", "mend it."):
-            ids = read_ids(ids_file, id_column or "")
+            ids = _as_in_train(read_ids(ids_file, id_column or ""), arguments, id_column or "")
     if forgotten is not None:
         with problems.gathered("--forgotten", f"ids in {forgotten}", "mend it."):
-            _leave_out(arguments, read_ids(forgotten, id_column or "", "--forgotten"), id_column or "")
+            before = _as_in_train(read_ids(forgotten, id_column or "", "--forgotten"), arguments, id_column or "")
+    if both := sorted(set(ids) & set(before)):
+        problems.append(
+            f"--forgotten: expected other ids than those of --forget, got {len(both)} in both "
+            f"({some([repr(one) for one in both])}): take them out of one list; who was forgotten is in no set."
+        )
+    elif before:
+        _leave_out(arguments, before, id_column or "")
     if ids and "train" in arguments:
         with problems.gathered("train", "a set that can be split by ids", "give a map-style dataset or a dict."):
             parts = split(arguments.pop("train"), ids=ids, id_column=id_column, skip_unknown=skip_unknown)
@@ -89,6 +98,16 @@ def read_project(
                         arguments[name] = found
     problems.refuse()
     return {name: value for name, value in arguments.items() if name not in UNREAD[command]}
+
+
+def _as_in_train(ids: list[str], arguments: dict[str, Any], id_column: str) -> list[str]:
+    """Ids as the training set writes them: as they are or, where it has no such id, without blanks around them."""
+    if "train" not in arguments or all(one == one.strip() for one in ids):
+        return ids
+    known: set[str] = set()
+    with suppress(ValueError, TypeError):  # no such column: told where it is needed
+        known = {str(one) for one in read_column(as_dataset(arguments["train"]), id_column)}
+    return [one if one in known else one.strip() for one in ids]
 
 
 def _leave_out(arguments: dict[str, Any], ids: list[str], id_column: str) -> None:
@@ -178,7 +197,7 @@ def find_function(target: str) -> Callable[[], Any]:
 
 
 def read_ids(path: Path, column: str, option: str = "--forget") -> list[str]:
-    r"""The ids in a CSV file with a header, in its order, without blanks around them; empty lines are left out.
+    r"""The ids in a CSV file with a header, in its order and as they are written; empty lines are left out.
 
     Raises:
         InvalidRequest: if the file or the column is missing, a line has no id or other cells than the first line names,
@@ -196,7 +215,7 @@ def read_ids(path: Path, column: str, option: str = "--forget") -> list[str]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             names = [name.strip() for name in next(reader, [])]
-            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+            lines = [(reader.line_num, cells) for cells in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InvalidRequest([f"{option}: expected {path} to be a CSV file in UTF-8, got {error}."]) from error
     if names.count(column) != 1:
@@ -206,8 +225,12 @@ def read_ids(path: Path, column: str, option: str = "--forget") -> list[str]:
             advice = "separate columns by commas"
         raise InvalidRequest([f"{option}: expected one column {column!r} in {path}, got {found}: {advice}."])
     place = names.index(column)
-    lines = [(number, cells) for number, cells in lines if any(cells)]
-    odd = [n for n, cells in lines if len(cells) != len(names) or not cells[place] or any("\n" in one for one in cells)]
+    lines = [(number, cells) for number, cells in lines if any(cell.strip() for cell in cells)]
+    odd = [
+        number
+        for number, cells in lines
+        if len(cells) != len(names) or not cells[place].strip() or any("\n" in one for one in cells)
+    ]
     if odd:
         raise InvalidRequest(
             [
@@ -237,7 +260,8 @@ def _load_file(path: Path) -> Any:
 def _not_ended(where: str, call: Callable[[], Any]) -> Any:
     """What a call gives; an exit in it would end the command as if its work were done."""
     try:
-        return call()
+        with redirect_stdout(sys.stderr):  # standard output is the command's own, of which --json promises one object
+            return call()
     except SystemExit as ended:
         raise InvalidRequest(
             [

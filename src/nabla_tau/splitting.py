@@ -1,5 +1,6 @@
 """From a training set and a request to the forget set and the retain set."""
 
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -365,16 +366,25 @@ def _of_ids(
     there = [None if is_missing(value) else str(value) for value in column]  # a row without an id is nobody's
     decimals = " (the column holds decimals, as 17.0 for 17: make them whole numbers)" * _are_decimals(column)
     unknown = sorted(wanted - set(there))
+    alike = {_plainly(value) for value in there if value is not None}
+    written = [value for value in unknown if _plainly(value) in alike]
     if unknown and not skip_unknown:
+        otherwise = f" ({len(written)} of them do but for blanks, or for how letters with marks are composed)"
         raise InvalidRequest(
             [
                 f"ids: expected ids that occur in column {id_column!r}, got {len(unknown)} of {len(wanted)} that do "
-                f"not ({some([repr(value) for value in unknown])}){decimals}: check the list, or whether these rows "
-                "were in the training data at all; skip_unknown=True (--skip-unknown) leaves them out."
+                f"not ({some([repr(value) for value in unknown])}){otherwise * bool(written)}{decimals}: check the "
+                "list, or whether these rows were in the training data at all; skip_unknown=True (--skip-unknown) "
+                "leaves them out."
             ],
             {"unknown_ids": unknown},
         )
     return np.array([value in wanted for value in there], dtype=bool), unknown
+
+
+def _plainly(value: str) -> str:
+    """What a reader sees of an id: in one of the ways to compose a letter and its mark, without blanks around."""
+    return unicodedata.normalize("NFC", value).strip()
 
 
 def _listed(ids: Any) -> tuple[Any, list[str]]:

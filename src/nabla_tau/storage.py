@@ -157,7 +157,7 @@ class Unlearned:
         if is_sharded(self.model):
             return {WEIGHTS: lambda path: write_gathered(self.model, path), RECORD: record}
         if adapter is None:
-            return {WEIGHTS: lambda path: save_model(self.model, str(path)), RECORD: record}
+            return {WEIGHTS: lambda path: save_model(uncompiled(self.model), str(path)), RECORD: record}
         return {
             ADAPTER: lambda path: write_adapter(adapter, path.parent),
             CONFIGURATION: lambda path: write_configuration(self.model, path.parent),
@@ -225,7 +225,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
     Raises:
         FileNotFoundError: if a file is missing.
         TypeError: if `model` is no module.
-        ValueError: if weights or record are damaged, or the weights belong to another architecture.
+        ValueError: if weights or record are damaged, the weights belong to another architecture, or the model cannot
+            be copied.
 
     Example:
         >>> result = Unlearned(nn.Linear(2, 2), [], {"seed": 3}, True)
@@ -237,7 +238,14 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Unlearned:
     if not isinstance(model, nn.Module):
         raise TypeError(f"Expected a torch.nn.Module of the saved architecture, got {type(model).__name__}.")
     record = _require_result(Path(folder))
-    loaded = _loaded(Path(folder), record, copy.deepcopy(model))
+    try:
+        copied = copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"Expected a model that can be copied, got {error}: pass one that was called under torch.no_grad() before, "
+            "or that holds no tensors that were computed."
+        ) from error
+    loaded = _loaded(Path(folder), record, copied)
     loaded.model.eval()
     return loaded
 
@@ -284,7 +292,7 @@ def _loaded(source: Path, record: dict[str, Any], model: nn.Module) -> Unlearned
             read_adapter(model, source)
             require_base(model, source, record)
         else:
-            load_model(model, source / WEIGHTS, device=_device_of(model))
+            load_model(uncompiled(model), source / WEIGHTS, device=_device_of(model))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise ValueError(
             f"Expected a model of the architecture that was saved, got one that its weights do not fit: {error}"
@@ -391,7 +399,19 @@ def fingerprint(model: nn.Module) -> str:
         >>> fingerprint(layer) == same
         False
     """
-    return weights_digest(model.state_dict().items())
+    return weights_digest(uncompiled(model).state_dict().items())
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` was given, whose weights have the names of the user's code; any other as it is.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> uncompiled(torch.compile(layer, backend="eager")) is layer, uncompiled(layer) is layer
+        (True, True)
+    """
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 @contextmanager

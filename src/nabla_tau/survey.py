@@ -1,7 +1,7 @@
 """One look at every row of a set before anything is changed: structure, targets, labels, and content as a hash."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +64,12 @@ class Survey:
 
 
 def survey(
-    source: Source, model: nn.Module, loss: PerSampleLoss, outputs: int, on_row: Callable[[int, Digest], None]
+    source: Source,
+    model: nn.Module,
+    loss: PerSampleLoss,
+    outputs: int,
+    on_row: Callable[[int, Digest], None],
+    read: Collection[str] = (),
 ) -> Survey:
     """Read a set once.
 
@@ -74,6 +79,7 @@ def survey(
         loss: says which targets are allowed and which samples are labelled.
         outputs: size of the last dimension of the model's outputs.
         on_row: called with the position and the content hash of each sample.
+        read: of a dict batch, the columns that a loss of the user's own reads (`own_losses.columns_read`).
 
     Raises:
         Exception: what reading the set raised, with a note on the place.
@@ -89,7 +95,7 @@ def survey(
     found = Survey()
     try:
         for batch in source.ordered():
-            _look_at(batch, found, model, loss, outputs, on_row)
+            _look_at(batch, found, model, loss, outputs, on_row, read)
     except Exception as error:
         error.add_note(f"after {found.size} samples")
         raise
@@ -103,16 +109,17 @@ def _look_at(
     loss: PerSampleLoss,
     outputs: int,
     on_row: Callable[[int, Digest], None],
+    read: Collection[str],
 ) -> None:
     size, target = rows_in(batch), target_of(batch)
     one_each = not ready_made(loss) or not isinstance(target, Tensor) or target.shape[:1] == (size,)
     if not size or not one_each:
         got = f"{size} samples" + (f" and targets of shape {tuple(target.shape)}" if isinstance(target, Tensor) else "")
         raise ValueError(f"Expected batches of samples with a target each, got {got}: see the loader's collate_fn.")
-    found.structures.setdefault(str(structure(_read_by(model, batch))), found.size)
+    found.structures.setdefault(str(structure(_read_by(model, batch, read))), found.size)
     allowed = allowed_targets(loss, batch, outputs)
     found.bad_targets.extend(found.size + row for row in _places(~allowed))
-    found.not_finite.extend(found.size + row for row in _places(_not_finite(inputs_of(model, batch), size)))
+    found.not_finite.extend(found.size + row for row in _places(_not_finite(inputs_of(model, batch, read), size)))
     found.unknown_tokens.extend(found.size + row for row in _places(_unknown_tokens(model, batch)))
     if allowed.all():
         found.labels |= labels_in(loss, batch)
@@ -121,7 +128,7 @@ def _look_at(
         found.padded.extend(found.size + row for row in _places(_labels_on_padding(model, loss, batch)))
         found.unmasked.extend(found.size + row for row in _places(_padding_among_labels(model, loss, batch)))
     targets = [column for leaf in leaves(target) if (column := _row_bytes(leaf, size)) is not None]
-    for row, digest in enumerate(content_hashes(model, batch)):
+    for row, digest in enumerate(content_hashes(model, batch, read)):
         on_row(found.size + row, digest)
         found.sequence.update(_digest(digest, *(column(row) for column in targets)))
     found.size += size
@@ -153,10 +160,15 @@ def allowed_targets(loss: PerSampleLoss, batch: Batch, outputs: int) -> Tensor:
     return allowed.reshape(size, -1).all(1).cpu()
 
 
-def content_hashes(model: nn.Module, batch: Batch) -> Iterator[Digest]:
+def content_hashes(model: nn.Module, batch: Batch, read: Collection[str] = ()) -> Iterator[Digest]:
     """A hash of each sample's inputs, targets and padding left out: equal inputs, equal hash.
 
     Of a text with a mask these are its tokens, and whatever else the model reads, as an image beside a prompt.
+
+    Args:
+        model: says which columns of a dict are inputs.
+        batch: any batch.
+        read: as for `inputs_of`.
 
     Yields:
         16 bytes per sample (BLAKE2b).
@@ -167,7 +179,7 @@ def content_hashes(model: nn.Module, batch: Batch) -> Iterator[Digest]:
         >>> first == second, first == third
         (True, False)
     """
-    inputs, size = inputs_of(model, batch), rows_in(batch)
+    inputs, size = inputs_of(model, batch, read), rows_in(batch)
     columns: list[Callable[[int], bytes]] = []
     if isinstance(batch, Mapping) and (keep := _mask_of_tokens(inputs)) is not None:
         tokens = inputs["input_ids"].cpu()
@@ -183,15 +195,20 @@ def _mask_of_tokens(inputs: Mapping[str, Any]) -> Tensor | None:
     return mask.cpu().bool() if isinstance(mask, Tensor) and mask.shape == getattr(tokens, "shape", None) else None
 
 
-def inputs_of(model: nn.Module, batch: Batch) -> Any:
+def inputs_of(model: nn.Module, batch: Batch, read: Collection[str] = ()) -> Any:
     """What of a batch the model reads.
+
+    Args:
+        model: says by the arguments of `forward` which columns of a dict these are.
+        batch: any batch.
+        read: the columns, where a loss of the user's own decides.
 
     Example:
         >>> inputs_of(nn.Identity(), (torch.ones(1), torch.zeros(1)))
         (tensor([1.]),)
     """
     if isinstance(batch, Mapping):
-        return model_inputs(model, batch)
+        return {name: batch[name] for name in batch if name in read} if read else model_inputs(model, batch)
     return batch[:-1] if isinstance(batch, list | tuple) and len(batch) > 1 else batch
 
 
@@ -237,12 +254,12 @@ def _places(mask: Tensor) -> list[int]:
     return [int(row) for row in mask.nonzero().flatten().tolist()]
 
 
-def _read_by(model: nn.Module, batch: Batch) -> Batch:
+def _read_by(model: nn.Module, batch: Batch, read: Collection[str]) -> Batch:
     """The part of a batch that model and loss read: other columns of a dict may differ from set to set."""
     if not isinstance(batch, Mapping):
         return batch
     key = target_key(batch)
-    return {**model_inputs(model, batch), **({} if key is None else {key: batch[key]})}
+    return {**inputs_of(model, batch, read), **({} if key is None else {key: batch[key]})}
 
 
 def _row_bytes(leaf: Any, size: int) -> Callable[[int], bytes] | None:

@@ -51,6 +51,7 @@ from nabla_tau.modes import (
 )
 from nabla_tau.original import Changeable, copied, given_up, sharded
 from nabla_tau.outcome import Losses, chance, judge, measure
+from nabla_tau.own_losses import columns_read, held_still, row_doubts
 from nabla_tau.problem import Method, Problem
 from nabla_tau.randomness import seeded
 from nabla_tau.removed import removed_labels
@@ -316,7 +317,8 @@ class Request:
                     loss, forget, labels["forget"], kept=labels["retain"], elsewhere=labels["validation"]
                 )
                 problem.settings["removed_labels"] = list(problem.removed.labels)
-            for text in [*self.loader_remarks(sources), *findings.warnings]:
+            told = watching.enter_context(held_still(loss, model))
+            for text in [*self.loader_remarks(sources), *findings.warnings, *told]:
                 self.warn(problem, text)
             if problem.retain.streamed:
                 problem.retain = replace(problem.retain, after_pass=self.watch_passes(problem))
@@ -463,12 +465,14 @@ class Request:
             if problems := task_problems(self.method, task_of(loss)):
                 raise InvalidRequest(problems)
             outputs = checks.output_size(model, loss, batches["forget"])
-            findings = checks.survey_sets(sets, sources, model, loss, outputs)
+            read = columns_read(model, loss, batches["forget"])
+            findings = checks.survey_sets(sets, sources, model, loss, outputs, read)
             problems = findings.problems or checks.batch_problems(model, loss, batches)
             problems = problems or checks.gradient_problems(model, loss, batches["forget"])
             if problems:
                 raise InvalidRequest(problems)
             findings.warnings.extend(checks.probability_doubts(model, loss, batches["validation"]))
+            findings.warnings.extend(row_doubts(model, loss, batches["validation"]))
         return loss, findings
 
     def choose_loss(self, model: nn.Module, batches: list[Batch]) -> PerSampleLoss:

@@ -35,6 +35,7 @@ from nabla_tau.errors import InvalidRequest, Problems, some
 from nabla_tau.losses import PerSampleLoss, name_of, task_of
 from nabla_tau.memory import PUBLISHED_BATCH_SIZE
 from nabla_tau.modes import WithoutDropout, buffers_kept, reads_the_batch, unlearning_modes
+from nabla_tau.own_losses import columns_read
 from nabla_tau.randomness import seeded
 from nabla_tau.sets import Source, base_rows, chosen_rows, generators_of
 from nabla_tau.storage import Unlearned, fingerprint
@@ -137,6 +138,7 @@ class _Audit:
     salt: bytes | None
     request: dict[str, str]
     matched: bool
+    read: frozenset[str] = frozenset()
 
     def run(self) -> Report:
         started = time.perf_counter()
@@ -213,7 +215,8 @@ class _Audit:
                     shapes[name] = checks.output_size(one, loss, batches["forget"])
             problems.refuse()
             outputs = shapes["unlearned"]
-            findings = checks.survey_sets(self.sets, self.sources, model, loss, outputs)
+            self.read = columns_read(model, loss, batches["forget"])
+            findings = checks.survey_sets(self.sets, self.sources, model, loss, outputs, self.read)
             problems += findings.problems or checks.batch_problems(model, loss, batches)
             if not problems:
                 findings.warnings.extend(checks.probability_doubts(model, loss, batches["forget"]))
@@ -293,7 +296,7 @@ class _Audit:
                 "p": area.p,
                 "alarm": area.p < LEVEL and area.value > 0.5,
             }
-        sides = input_features(self.models["unlearned"], self.sources["forget"], self.sources["test"])
+        sides = input_features(self.models["unlearned"], self.sources["forget"], self.sources["test"], read=self.read)
         if sides is not None:
             kept = scores["unlearned"]["forget"].positions, test.positions
             blind = boosted_attack(sides[0][kept[0]], sides[1][kept[1]], seed=self.seed)

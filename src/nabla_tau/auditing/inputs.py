@@ -1,6 +1,6 @@
 """What the inputs alone show: the features of the blind baseline, which no model has touched."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,13 @@ LARGEST = 1e100
 Features = NDArray[np.floating[Any]]
 
 
-def input_features(model: nn.Module, *sources: Source) -> list[Features] | None:
+def input_features(model: nn.Module, *sources: Source, read: Collection[str] = ()) -> list[Features] | None:
     """A few numbers per sample from its inputs alone: a random projection, or counts of its tokens.
 
     Args:
         model: says which columns of a dict batch are inputs; it is not run.
         *sources: sets to be compared.
+        read: of dict batches, the columns that a loss of the user's own reads.
 
     Returns:
         One array of shape (n, at most 64) per set, twice as many where a sample is text and numbers; or None where the
@@ -36,16 +37,16 @@ def input_features(model: nn.Module, *sources: Source) -> list[Features] | None:
         >>> [one.shape for one in input_features(nn.Identity(), open_set((torch.randn(9, 3, 8, 8), torch.zeros(9)), 4))]
         [(9, 64)]
     """
-    parts = [[_features(model, batch) for batch in source.ordered()] for source in sources]
+    parts = [[_features(model, batch, read) for batch in source.ordered()] for source in sources]
     widths = {None if part is None else part[1] for side in parts for part in side}
     if None in widths or len(widths) > 1:
         return None
     return [np.concatenate([part[0] for part in side if part is not None]) for side in parts]
 
 
-def _features(model: nn.Module, batch: Batch) -> tuple[Features, int] | None:
+def _features(model: nn.Module, batch: Batch, read: Collection[str]) -> tuple[Features, int] | None:
     """Features of a batch, and how many numbers the inputs of a sample are: tokens, of any number, do not count."""
-    inputs, size = inputs_of(model, batch), rows_in(batch)
+    inputs, size = inputs_of(model, batch, read), rows_in(batch)
     found: list[Features] = []
     tokens = inputs.get("input_ids") if isinstance(batch, Mapping) else None
     if isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
