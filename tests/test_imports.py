@@ -25,6 +25,7 @@ LAYERS = [
         "batch_norm",
         "descent",
         "distillation",
+        "doubts",
         "facts",
         "fisher",
         "mixing",

@@ -17,7 +17,15 @@ from nabla_tau.batches import Batch, cut, rows_in, take_rows, to_device
 from nabla_tau.errors import InvalidRequest as InvalidRequest
 from nabla_tau.errors import Problems, some
 from nabla_tau.errors import UnlearningWarning as UnlearningWarning
-from nabla_tau.losses import IGNORED, LOSSES, PerSampleLoss, TokenLoss, name_of, not_one_each, ready_made
+from nabla_tau.losses import (
+    IGNORED,
+    LOSSES,
+    PerSampleLoss,
+    TokenLoss,
+    name_of,
+    not_one_each,
+    ready_made,
+)
 from nabla_tau.sets import RowNumbers, Source, base_rows, chosen_rows, is_stream, open_set
 from nabla_tau.shards import is_shard
 from nabla_tau.splitting import read_column
@@ -312,7 +320,7 @@ def first_batches(sources: dict[str, Source], device: torch.device, samples: int
 
 
 def output_size(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
-    """Last dimension of the model's outputs; 0 for a loss of the user's own, which may not read logits.
+    """Last dimension of the model's outputs, 1 of (N,); 0 for a loss of the user's own, which may not read logits.
 
     Raises:
         InvalidRequest: if the model cannot take the batch, or its outputs do not go with the loss.
@@ -333,34 +341,7 @@ def output_size(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> int:
     with problems.gathered("loss", wanted, advice):
         problems.extend(filter(None, [unfit(model, loss, logits, batch)]))
     problems.refuse()
-    return int(logits.shape[-1])
-
-
-def probability_doubts(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> list[str]:
-    """Whether outputs look like probabilities where the loss reads logits: then it would be another loss.
-
-    Example:
-        >>> batch = 3 * torch.randn(64, 3), torch.zeros(64, dtype=torch.long)
-        >>> probability_doubts(nn.Identity(), LOSSES["classification"], batch)
-        []
-        >>> probability_doubts(nn.Softmax(1), LOSSES["classification"], batch)
-        ['model: its outputs lie between 0 and 1 as probabilities do, and classification reads logits: ...']
-    """
-    if loss not in (LOSSES["classification"], LOSSES["binary"], LOSSES["multi_label"]):
-        return []
-    logits = first_logits(model, batch).detach().float()
-    within = bool(((logits >= 0) & (logits <= 1)).all()) and len(logits) >= FEW
-    if loss is LOSSES["classification"]:
-        sums = logits.sum(1)
-        within = within and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
-    else:
-        within = within and float(logits.max() - logits.min()) > 0.5  # a trained model is sure of some
-    if not within:
-        return []
-    return [
-        f"model: its outputs lie between 0 and 1 as probabilities do, and {name_of(loss)} reads logits: leave the "
-        "sigmoid or softmax at its end out, or pass a loss of your own that reads probabilities."
-    ]
+    return int(logits.shape[-1]) if logits.ndim > 1 else 1
 
 
 def survey_sets(
@@ -438,7 +419,8 @@ def survey_sets(
     numbers = {name: rows for name, (_, rows) in based.items()}
     problems += [
         *_structure_problems(surveys),
-        *_target_problems(surveys, numbers, outputs),
+        *_nothing_unseen(equal, surveys),
+        *_target_problems(surveys, numbers, outputs, loss),
         *_token_problems(surveys, numbers, model),
         *_without_labels(surveys),
         *_unread(surveys, sources),
@@ -581,11 +563,34 @@ def _structure_problems(surveys: dict[str, Survey]) -> list[str]:
     return [f"sets: expected batches of one structure, got {listed}: use the same transforms and collate for all."]
 
 
-def _target_problems(surveys: dict[str, Survey], numbers: dict[str, Any], outputs: int) -> list[str]:
+def _nothing_unseen(equal: dict[tuple[str, str], tuple[list[int], list[int]]], surveys: dict[str, Survey]) -> list[str]:
+    """Whether every row of the validation set is one that the model was trained on: there is no target then."""
+    if "test" in surveys or "validation" not in surveys:
+        return []
+    known = {row for (first, _), (rows, _) in equal.items() if first == "validation" for row in rows}
+    known |= {row for (_, second), (_, rows) in equal.items() if second == "validation" for row in rows}
+    size = surveys["validation"].size
+    if not size or len(known) < size:
+        return []
     return [
-        f"{name}: expected targets that fit the model's {outputs} outputs, got {len(found.bad_targets)} that do not "
-        f"(rows {some(_numbered(found.bad_targets, numbers[name]))}): correct them, or "
-        + ("pass loss=losses.binary if 1 is yes and 0 is no." if outputs == 1 else "give the model the outputs.")
+        f"validation: expected rows that the model was never trained on, got {size} of {size} that stand in the forget "
+        "or the retain set: what forgotten rows should cost is measured on unseen ones; hold some out."
+    ]
+
+
+def _target_problems(
+    surveys: dict[str, Survey], numbers: dict[str, Any], outputs: int, loss: PerSampleLoss
+) -> list[str]:
+    wanted, advice = f"targets that fit the model's {outputs} outputs", "give the model the outputs"
+    if loss is LOSSES["regression"]:
+        wanted, advice = "finite targets", "leave these rows out"
+    elif loss in (LOSSES["binary"], LOSSES["multi_label"]):
+        wanted, advice = "targets in [0, 1]", "write 0 and 1 for no and yes, or leave rows without a target out"
+    elif outputs == 1:
+        advice = "pass loss=losses.binary if 1 is yes and 0 is no"
+    return [
+        f"{name}: expected {wanted}, got {len(found.bad_targets)} others "
+        f"(rows {some(_numbered(found.bad_targets, numbers[name]))}): correct them, or {advice}."
         for name, found in surveys.items()
         if found.bad_targets
     ]

@@ -366,7 +366,7 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
         >>> logits_of(nn.Identity(), (torch.ones(1, 3, dtype=torch.bfloat16), torch.zeros(1)))
         tensor([[1., 1., 1.]])
     """
-    return logits_in(_call(model, batch))
+    return logits_in(outputs_of(model, batch))
 
 
 def logits_in(output: Any) -> Tensor:
@@ -417,7 +417,13 @@ def _plain_name(loss: PerSampleLoss) -> str:
     return str(getattr(inner, "name", getattr(inner, "__name__", type(inner).__name__)))
 
 
-def _call(model: nn.Module, batch: Batch) -> Any:
+def outputs_of(model: nn.Module, batch: Batch) -> Any:
+    """What the model returns for the inputs of a batch, whatever that is.
+
+    Example:
+        >>> outputs_of(nn.Identity(), (torch.ones(1), torch.zeros(1)))
+        tensor([1.])
+    """
     if isinstance(batch, Mapping):
         inputs = model_inputs(model, batch)
         shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 
 from nabla_tau.errors import InvalidRequest
@@ -246,6 +248,30 @@ def _set_all(attributes: dict[nn.Module, dict[str, Any]]) -> None:
     for module, values in attributes.items():
         for name, value in values.items():
             setattr(module, name, value)
+
+
+def follow_spectral_norms(model: nn.Module) -> None:
+    """A step of power iteration for every `parametrizations.spectral_norm`, as in train mode: eval mode has none.
+
+    Example:
+        >>> layer = torch.nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)).eval()
+        >>> with torch.no_grad():
+        ...     layer.parametrizations.weight.original.mul_(9)[:, 0].add_(9)
+        ...     for _ in range(50):
+        ...         follow_spectral_norms(layer)
+        ...     round(float(torch.linalg.matrix_norm(layer.weight, 2)), 3)
+        tensor(...)
+        1.0
+    """
+    for parametrized in (module for module in model.modules() if isinstance(module, ParametrizationList)):
+        if any(isinstance(one, _SpectralNorm) for one in parametrized):
+            with torch.no_grad():
+                weight = parametrized.original
+                for one in parametrized:
+                    before = one.training
+                    one.training = before or isinstance(one, _SpectralNorm)
+                    weight = one(weight)
+                    one.training = before
 
 
 @contextmanager

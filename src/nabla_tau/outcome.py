@@ -16,6 +16,9 @@ FEW_BATCHES = 2
 CHANCE = 2
 """Standard errors of a difference that is no more than chance."""
 
+FEW_UNSEEN = 30
+"""Rows of which a mean, and its standard error, tell little."""
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -194,9 +197,15 @@ def judge(problem: Problem, epochs: list[Epoch], before: Losses, standard_error:
             "push. This does not show that nothing is remembered."
         )
     elif not problem.priced and before.unseen - before.forget < CHANCE * standard_error:
+        unseen = problem.validation.size
         found.append(
             f"forget: it cost {before.forget:.4g} and unseen data {before.unseen:.4g} before, no more apart than by "
-            "chance: there was little to forget, or nothing. This does not show that nothing is remembered."
+            "chance: "
+            + (
+                f"{unseen} rows of validation are too few to tell, and too few to set a target by; give more."
+                if unseen < FEW_UNSEEN
+                else "there was little to forget, or nothing. This does not show that nothing is remembered."
+            )
         )
     if not done:
         found.append(

@@ -1,4 +1,4 @@
-"""What has to be found out about a loss of the user's own: which columns it reads, and whether rows see each other."""
+"""What has to be found out about a loss of the user's own: which columns it reads, and what it holds itself."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -7,12 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from nabla_tau.batches import Batch, rows_in, take_rows, target_key
+from nabla_tau.batches import Batch, target_key
 from nabla_tau.losses import PerSampleLoss, ready_made
 from nabla_tau.modes import buffers_kept
-
-RELATIVE, ABSOLUTE = 0.02, 1e-4
-"""By how much the cost of rows may differ with the batch that they stand in, in the mean; rounding does less."""
 
 
 def columns_read(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> frozenset[str]:
@@ -75,40 +72,6 @@ class _Watched(dict[str, Any]):
         """As that of a dict."""
         self.seen.update(self)
         return super().items()
-
-
-def row_doubts(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> list[str]:
-    """Whether a row costs something else where fewer stand beside it.
-
-    Args:
-        model: on the device of the batch, in the modes to unlearn in.
-        loss: per-sample loss.
-        batch: of two rows at least, else there is nothing to compare.
-
-    Returns:
-        One sentence where it does.
-
-    Example:
-        >>> batch = (torch.randn(8, 3, generator=torch.Generator().manual_seed(0)),)
-        >>> row_doubts(nn.Identity(), lambda model, batch: model(batch[0]).pow(2).sum(1), batch)
-        []
-        >>> row_doubts(nn.Identity(), lambda model, batch: -model(batch[0] @ batch[0].T).log_softmax(1).diag(), batch)
-        ['loss: a row costs something else where fewer rows stand beside it (...): ...']
-    """
-    fewer = rows_in(batch) // 2
-    if not fewer:
-        return []
-    with torch.no_grad(), buffers_kept(model), suppress(Exception):
-        beside_all = loss(model, batch)[:fewer].double()
-        beside_few = loss(model, take_rows(batch, torch.arange(fewer))).double()
-        moved, usual = float((beside_all - beside_few).abs().mean()), float(beside_all.abs().mean())
-        if moved > RELATIVE * usual + ABSOLUTE:
-            return [
-                f"loss: a row costs something else where fewer rows stand beside it ({moved:.3g} apart in the mean, at "
-                f"{usual:.3g}): loss or model lets the rows of a batch see each other, or draws at random. What "
-                "forgetting a row means then depends on its batch: let what a row costs depend on that row alone."
-            ]
-    return []
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from nabla_tau.modes import (
     WithoutDropout,
     buffers_kept,
     draws_on_the_batch,
+    follow_spectral_norms,
     statistics_of,
     training_modes,
     unlearning_modes,
@@ -293,6 +294,7 @@ class Problem:
             self.take_back()
         self.take_back = _nothing
         if made:
+            follow_spectral_norms(self.model)
             self.journal.step()
             self.step_done()
             self.after_step(optimizer)

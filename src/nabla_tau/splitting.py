@@ -310,6 +310,12 @@ def _of_predicate(data: Any, predicate: Callable[[Any], Any]) -> np.ndarray[Any,
 
 def _of_classes(data: Any, classes: list[int]) -> np.ndarray[Any, Any]:
     targets = _targets(data)
+    array = isinstance(targets, np.ndarray)
+    if targets.ndim > 2 if array else any(isinstance(one, list) for row in targets for one in row):
+        raise ValueError(
+            "Expected a class or labels for each row, got targets of more dimensions, as masks are: name the rows, "
+            "forget=[...]."
+        )
     if isinstance(targets, np.ndarray) and targets.ndim == 2 and targets.shape[1] == 1:
         targets = targets[:, 0]  # a class a row, as `losses.binary` takes them
     if isinstance(targets, np.ndarray) and targets.ndim == 2:

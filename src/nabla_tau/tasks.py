@@ -192,7 +192,10 @@ def unfit(model: nn.Module, loss: PerSampleLoss, logits: Tensor, batch: Batch) -
     elif loss is classification:
         wanted = "outputs (N, C) and targets (N,)"
         fits = logits.ndim == 2 and isinstance(target, Tensor) and target.shape == logits.shape[:1]
-    elif loss in (binary, multi_label, regression):
+    elif loss is binary:
+        wanted = "one output and one target a row"
+        fits = isinstance(target, Tensor) and target.numel() == logits.numel() == logits.shape[0]
+    elif loss in (multi_label, regression):
         wanted = "outputs and targets of the same shape (N,) or (N, D)"
         fits = isinstance(target, Tensor) and target.numel() == logits.numel() and target.shape[:1] == logits.shape[:1]
     else:

@@ -21,6 +21,7 @@ from nabla_tau.checkpoint import NotSaved, place_of_original
 from nabla_tau.collapse import most_allowed
 from nabla_tau.compatibility import checkpoint_problems, identity, kept_batch_size, kept_micro_batch_size
 from nabla_tau.continuing import Keeper, passes
+from nabla_tau.doubts import probability_doubts, row_doubts, scale_doubts, unread_outputs
 from nabla_tau.engine import Engine, device_problems, processes, start_engine
 from nabla_tau.errors import InvalidRequest, UnlearningWarning, some, whole_number
 from nabla_tau.facts import (
@@ -51,7 +52,7 @@ from nabla_tau.modes import (
 )
 from nabla_tau.original import Changeable, copied, given_up, sharded
 from nabla_tau.outcome import Losses, chance, judge, measure
-from nabla_tau.own_losses import columns_read, held_still, row_doubts
+from nabla_tau.own_losses import columns_read, held_still
 from nabla_tau.problem import Method, Problem
 from nabla_tau.randomness import seeded
 from nabla_tau.removed import removed_labels
@@ -471,8 +472,10 @@ class Request:
             problems = problems or checks.gradient_problems(model, loss, batches["forget"])
             if problems:
                 raise InvalidRequest(problems)
-            findings.warnings.extend(checks.probability_doubts(model, loss, batches["validation"]))
+            findings.warnings.extend(probability_doubts(model, loss, batches["validation"]))
             findings.warnings.extend(row_doubts(model, loss, batches["validation"]))
+            findings.warnings.extend(unread_outputs(model, loss, batches["validation"]))
+            findings.warnings.extend(scale_doubts(batches))
         return loss, findings
 
     def choose_loss(self, model: nn.Module, batches: list[Batch]) -> PerSampleLoss:

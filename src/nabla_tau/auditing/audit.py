@@ -30,6 +30,7 @@ from nabla_tau.auditing.samples import FEWEST
 from nabla_tau.auditing.scoring import Numbers, Scores, rows_change, score, scores_change
 from nabla_tau.auditing.verdict import CONTROL_LEVEL, LEVEL, decide
 from nabla_tau.batches import Batch
+from nabla_tau.doubts import probability_doubts
 from nabla_tau.engine import Engine, start_engine
 from nabla_tau.errors import InvalidRequest, Problems, some
 from nabla_tau.losses import PerSampleLoss, name_of, task_of
@@ -219,7 +220,7 @@ class _Audit:
             findings = checks.survey_sets(self.sets, self.sources, model, loss, outputs, self.read)
             problems += findings.problems or checks.batch_problems(model, loss, batches)
             if not problems:
-                findings.warnings.extend(checks.probability_doubts(model, loss, batches["forget"]))
+                findings.warnings.extend(probability_doubts(model, loss, batches["forget"]))
             for name, one in models.items() if not problems else ():
                 with naming(name, problems):
                     if scores_change(one, loss, batches["forget"]):
