@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.conftest import require
 SOURCE = Path(nabla_tau.__file__).parent
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if path.name != "cli.py")  # commands have theirs in --help
 METHODS_PAGE = SOURCE.parent.parent / "docs" / "methods.md"
+LOSSES_PAGE = METHODS_PAGE.with_name("losses.md")
 FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -38,6 +40,45 @@ def test_public_functions_have_an_example_and_say_what_they_raise(path):
     assert without("Example:", functions) == []
     assert [function.name for function in functions if ">>>" not in ast.get_docstring(function)] == []
     assert without("Raises:", raising) == []
+
+
+class Heads(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.logits, self.price = torch.nn.Linear(6, 3), torch.nn.Linear(6, 1)
+
+    def forward(self, images):
+        return self.logits(images), self.price(images)
+
+
+def rows_of(name):
+    """A model and thirty rows for each loss of the page."""
+    x, images, y = torch.randn(30, 6), torch.randn(30, 3, 4, 4), torch.arange(30) % 3
+    masks = torch.randint(3, (30, 4, 4)).masked_fill(torch.rand(30, 4, 4) < 0.2, 255)
+    triplets = {one: torch.randn(30, 6) for one in ("anchor", "positive", "negative")}
+    return {
+        "of_masks": (torch.nn.Conv2d(3, 3, 1), (images, masks)),
+        "of_triplets": (torch.nn.Linear(6, 2), triplets),
+        "of_both_heads": (Heads(), {"image": x, "labels": y, "price": torch.randn(30), "user_id": y}),
+        "of_reconstruction": (torch.nn.Linear(6, 6), (x,)),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["of_masks", "of_triplets", "of_both_heads", "of_reconstruction"])
+def test_the_losses_of_ones_own_on_the_page_run(name):
+    torch.manual_seed(0)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", LOSSES_PAGE.read_text(encoding="utf-8"), re.DOTALL)[:-1]:
+        exec(block, names)
+    model, rows = rows_of(name)
+    parts = nabla_tau.split(rows, fraction=0.2)
+    unseen = rows_of(name)[1]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        nabla_tau.unlearn(
+            model, forget=parts.forget, retain=parts.retain, validation=unseen, loss=names[name], device="cpu"
+        )
+    assert not [one for one in caught if str(one.message).startswith(("loss:", "model:"))]
 
 
 @pytest.mark.filterwarnings("ignore::nabla_tau.UnlearningWarning")  # there is nothing to forget

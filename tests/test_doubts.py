@@ -130,4 +130,4 @@ def test_spectral_norms_stay_what_they_are():
         found = unlearn(model, **SETS, batch_size=16, device="cpu").model
     for layer in (0, 2):
         sigma = [float(torch.linalg.matrix_norm(one[layer].weight.detach(), 2)) for one in (model, found)]
-        assert sigma[1] < 1.1 * max(1.0, sigma[0])
+        assert sigma[1] < 1.05  # frozen, the first ends at 1.11
