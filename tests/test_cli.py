@@ -443,6 +443,15 @@ def test_an_id_that_looks_like_one_of_the_set_is_told():
         split({"x": torch.zeros(2), "user_id": np.array([composed, "b"])}, ids=[apart], id_column="user_id")
 
 
+def test_the_training_set_is_no_unseen_data(tmp_path):
+    (tmp_path / "ids.csv").write_text("user_id\n3\n")
+    target = tmp_path / "twice.py"
+    lines = "from tests.my_project import with_train", "def twice():", "    given = with_train()"
+    target.write_text("\n".join([*lines, "    return given | {'validation': given['train']}"]))
+    with pytest.raises(InvalidRequest, match="got 'train' itself as 'validation'"):
+        read_project(f"{target}:twice", ids_file=tmp_path / "ids.csv", id_column="user_id")
+
+
 def test_an_id_in_both_lists_is_told(tmp_path):
     (tmp_path / "ids.csv").write_text("user_id\n3\n5\n")
     (tmp_path / "before.csv").write_text("user_id\n5\n")

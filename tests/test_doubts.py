@@ -69,16 +69,6 @@ def test_scales_are_compared_column_by_column_and_by_more_than_their_outliers():
     assert scale_doubts({"retain": {**columns, "labels": x}, "validation": {**columns, "labels": 99 * x}}) == []
 
 
-def test_a_validation_set_of_training_rows_alone_is_refused():
-    copies = tuple(torch.cat([column[:5], column[30:60]]).clone() for column in (X, Y))
-    with pytest.raises(InvalidRequest, match=r"validation: expected rows that .* never trained on, got 35 of 35 that"):
-        unlearn(nn.Linear(6, 3), **{**SETS, "validation": copies}, device="cpu")
-    one_more = tuple(torch.cat([column[:5], column[80:81]]) for column in (X, Y))
-    with told() as texts:
-        unlearn(nn.Linear(6, 3), **{**SETS, "validation": one_more}, device="cpu")
-    assert any("5 rows of validation have the same content" in text for text in texts)
-
-
 def test_few_unseen_rows_are_called_few():
     model = fit(nn.Linear(6, 3), *(column[:80] for column in (X, Y)), steps=5)
     for count, word in ((5, "5 rows of validation are too few to tell"), (40, "there was little to forget")):

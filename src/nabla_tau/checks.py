@@ -419,7 +419,6 @@ def survey_sets(
     numbers = {name: rows for name, (_, rows) in based.items()}
     problems += [
         *_structure_problems(surveys),
-        *_nothing_unseen(equal, surveys),
         *_target_problems(surveys, numbers, outputs, loss),
         *_token_problems(surveys, numbers, model),
         *_without_labels(surveys),
@@ -563,33 +562,20 @@ def _structure_problems(surveys: dict[str, Survey]) -> list[str]:
     return [f"sets: expected batches of one structure, got {listed}: use the same transforms and collate for all."]
 
 
-def _nothing_unseen(equal: dict[tuple[str, str], tuple[list[int], list[int]]], surveys: dict[str, Survey]) -> list[str]:
-    """Whether every row of the validation set is one that the model was trained on: there is no target then."""
-    if "test" in surveys or "validation" not in surveys:
-        return []
-    known = {row for (first, _), (rows, _) in equal.items() if first == "validation" for row in rows}
-    known |= {row for (_, second), (_, rows) in equal.items() if second == "validation" for row in rows}
-    size = surveys["validation"].size
-    if not size or len(known) < size:
-        return []
-    return [
-        f"validation: expected rows that the model was never trained on, got {size} of {size} that stand in the forget "
-        "or the retain set: what forgotten rows should cost is measured on unseen ones; hold some out."
-    ]
-
-
 def _target_problems(
     surveys: dict[str, Survey], numbers: dict[str, Any], outputs: int, loss: PerSampleLoss
 ) -> list[str]:
-    wanted, advice = f"targets that fit the model's {outputs} outputs", "give the model the outputs"
+    wanted, unlike = f"targets that fit the model's {outputs} outputs", "do not"
+    advice = "give the model the outputs"
     if loss is LOSSES["regression"]:
-        wanted, advice = "finite targets", "leave these rows out"
+        wanted, unlike, advice = "finite targets", "are not", "leave these rows out"
     elif loss in (LOSSES["binary"], LOSSES["multi_label"]):
-        wanted, advice = "targets in [0, 1]", "write 0 and 1 for no and yes, or leave rows without a target out"
+        wanted, unlike = "targets in [0, 1]", "are not"
+        advice = "write 0 and 1 for no and yes, or leave rows without a target out"
     elif outputs == 1:
         advice = "pass loss=losses.binary if 1 is yes and 0 is no"
     return [
-        f"{name}: expected {wanted}, got {len(found.bad_targets)} others "
+        f"{name}: expected {wanted}, got {len(found.bad_targets)} that {unlike} "
         f"(rows {some(_numbered(found.bad_targets, numbers[name]))}): correct them, or {advice}."
         for name, found in surveys.items()
         if found.bad_targets

@@ -160,6 +160,12 @@ def _name_problems(arguments: dict[str, Any], target: str, ids_file: Path | None
             f"--forget: expected 'train' in the dict from {target}, to be split, got {', '.join(map(str, arguments))}."
         )
     problems += [
+        f"target: expected {name} rows that the model was never trained on, got 'train' itself as {name!r} from "
+        f"{target}: hold rows out."
+        for name in ("validation", "test")
+        if "train" in arguments and arguments.get(name) is arguments["train"]
+    ]
+    problems += [
         f"target: expected {name!r} in the dict from {target}, got none."
         for name in required
         if arguments.get(name) is None

@@ -4,17 +4,23 @@ import math
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+_seeds = list[object]()
+"""A mark for each `seeded` that is entered and not left."""
+
 
 @contextmanager
 def undisturbed(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
     """Put the global random states (Python, NumPy, torch, CUDA) and the given generators back at the end.
+
+    Not where the `seeded` around it was left before, which has put them back itself: a generator that a failure cut off
+    lives on in the traceback, and is closed when nobody expects it.
 
     Example:
         >>> before = torch.get_rng_state()
@@ -25,12 +31,14 @@ def undisturbed(generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
     """
     states = _global_states()
     own = [generator.get_state() for generator in generators]
+    around = _seeds[-1] if _seeds else None
     try:
         yield
     finally:
-        _restore(states)
-        for generator, state in zip(generators, own, strict=True):
-            generator.set_state(state)
+        if around is None or around in _seeds:
+            _restore(states)
+            for generator, state in zip(generators, own, strict=True):
+                generator.set_state(state)
 
 
 @contextmanager
@@ -52,11 +60,12 @@ def seeded(seed: int, generators: Sequence[torch.Generator] = (), *, on_gpu: boo
     """
     with undisturbed(generators):
         seed_all(seed)
-        if not on_gpu:
-            yield
-            return
-        with _deterministic_kernels():
-            yield
+        _seeds.append(mark := object())
+        try:
+            with _deterministic_kernels() if on_gpu else nullcontext():
+                yield
+        finally:
+            _seeds.remove(mark)
 
 
 class Chance:
