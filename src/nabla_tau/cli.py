@@ -186,7 +186,6 @@ def unlearn(
         from nabla_tau.unlearning import Request
 
         problems, arguments = Problems(), {}
-        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown, "forgotten": forgotten}
         with problems.gathered("--output", "a folder that can be written to", "name another."):
             require_output(output, checkpoint)
         if output is not None and checkpoint is not None and output.resolve() == checkpoint.resolve():
@@ -198,7 +197,9 @@ def unlearn(
         with problems.gathered("--method", "a method", "name another."):
             options["method"] = None if method is None else find_method(method, "--method")
         with problems.gathered("target", f"a dict from {target}", "mend it."):
-            arguments = read_project(target, **ids)  # type: ignore[arg-type]
+            arguments = read_project(
+                target, ids_file=forget, id_column=id_column, skip_unknown=skip_unknown, forgotten=forgotten
+            )
         problems.refuse()
         arguments.update({name: value for name, value in options.items() if value is not None})
         if plan:
@@ -275,7 +276,6 @@ def audit(
 
         folder = output or run
         problems, arguments, fields = Problems(), {}, {}
-        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown, "forgotten": forgotten}
         with problems.gathered("--output", "a folder that can be written to", "name another."):
             require_no_report(folder)
         if salt is not None and forget is not None and salt.resolve() == forget.resolve():
@@ -283,7 +283,14 @@ def audit(
         with problems.gathered("--request", "NAME=VALUE", "mend it."):
             fields = read_fields(request or [])
         with problems.gathered("target", f"a dict from {target}", "mend it."):
-            arguments = read_project(target, **ids, command="audit")  # type: ignore[arg-type]
+            arguments = read_project(
+                target,
+                ids_file=forget,
+                id_column=id_column,
+                skip_unknown=skip_unknown,
+                forgotten=forgotten,
+                command="audit",
+            )
         problems.refuse()
         options = {"seed": seed, "batch_size": batch_size, "device": device}
         arguments.update({name: value for name, value in options.items() if value is not None})
@@ -373,11 +380,17 @@ def tune(
         from nabla_tau.unlearning import Request
 
         problems, arguments = Problems(), {}
-        ids = {"ids_file": forget, "id_column": id_column, "skip_unknown": skip_unknown, "forgotten": forgotten}
         with problems.gathered("METHOD", "a method", "name another."):
             find_method(method, "METHOD")
         with problems.gathered("target", f"a dict from {target}", "mend it."):
-            arguments = read_project(target, **ids, command="tune")  # type: ignore[arg-type]
+            arguments = read_project(
+                target,
+                ids_file=forget,
+                id_column=id_column,
+                skip_unknown=skip_unknown,
+                forgotten=forgotten,
+                command="tune",
+            )
         problems.refuse()
         options = {"seed": seed, "batch_size": batch_size, "device": device}
         arguments.update({name: value for name, value in options.items() if value is not None})

@@ -154,15 +154,10 @@ class Pairs:
 
     def __init__(self, problem: Problem) -> None:
         self.steps = max(problem.forget.batches, problem.retain.batches)
-        self.forget = _endless(problem, problem.forget, problem.generator(0))
-        self.retain = _endless(problem, problem.retain, problem.generator(1))
+        self.forget = problem.pass_after_pass(problem.forget, problem.generator(0))
+        self.retain = problem.pass_after_pass(problem.retain, problem.generator(1))
 
     def one_pass(self) -> Iterator[tuple[Any, Any]]:
         """The next max(n_f, n_r) pairs: this process's shares, on its device; None where it has no part in one."""
         for _ in range(self.steps):
             yield next(self.forget), next(self.retain)
-
-
-def _endless(problem: Problem, source: Source, order: torch.Generator) -> Iterator[Batch | None]:
-    while True:
-        yield from problem.one_pass(source, order)

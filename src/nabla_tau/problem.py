@@ -191,6 +191,11 @@ class Problem:
         """
         return (self.place(batch) for batch in source.one_pass(generator, self.engine.share, self.journal))
 
+    def pass_after_pass(self, source: Source, generator: torch.Generator) -> Iterator[Batch | None]:
+        """Batches of a set without end, each pass in an order of its own."""
+        while True:
+            yield from self.one_pass(source, generator)
+
     def in_order(self, source: Source) -> Iterator[Batch | None]:
         """One pass over a set for measuring, the same every time: this process's shares, on its device."""
         return (self.place(batch) for batch in source.ordered(self.engine.share))

@@ -120,7 +120,7 @@ def _descend_on_retain(problem: Problem, rate: float) -> list[Tensor]:
     optimizer = problem.adamw(rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, TRIAL_STEPS)
     norms = changing_batch_norms(problem.model)
-    for batch in islice(retain_batches(problem), JUDGED_BATCHES, JUDGED_BATCHES + TRIAL_STEPS):
+    for batch in islice(_retain(problem), JUDGED_BATCHES, JUDGED_BATCHES + TRIAL_STEPS):
         made = False
         while not made:
             with followed(problem, norms):
@@ -133,7 +133,7 @@ def _descend_on_retain(problem: Problem, rate: float) -> list[Tensor]:
 def _judging_losses(problem: Problem) -> list[Tensor]:
     """This process's losses of the first retain batches under the current model; a trial steps on those after them."""
     with torch.no_grad():
-        return [problem.losses(batch) for batch in islice(retain_batches(problem), JUDGED_BATCHES)]
+        return [problem.losses(batch) for batch in islice(_retain(problem), JUDGED_BATCHES)]
 
 
 def judged_loss(problem: Problem) -> float:
@@ -157,20 +157,6 @@ def _mean(problem: Problem, batches: list[Tensor]) -> float:
     return sum(float(mean.value) * mean.size for mean in means) / sum(mean.size for mean in means)
 
 
-def retain_batches(problem: Problem) -> Iterator[Batch | None]:
-    """Retain batches without end, pass after pass.
-
-    Yields:
-        This process's share of the next batch; None where it has no part in it.
-
-    Example:
-        >>> from nabla_tau.unlearning import Request
-        >>> x, y = torch.eye(8), torch.arange(8) % 2
-        >>> sets = (x[:2], y[:2]), (x[2:6], y[2:6]), (x[6:], y[6:])  # four rows to keep, three a batch
-        >>> with Request(torch.nn.Linear(8, 2), *sets, batch_size=3, device="cpu").prepared() as problem:
-        ...     [len(targets) for _, targets in islice(retain_batches(problem), 5)]
-        [3, 1, 3, 1, 3]
-    """
-    order = problem.generator(1)
-    while True:
-        yield from problem.one_pass(problem.retain, order)
+def _retain(problem: Problem) -> Iterator[Batch | None]:
+    """Retain batches from the first on, in the order of the run."""
+    return problem.pass_after_pass(problem.retain, problem.generator(1))

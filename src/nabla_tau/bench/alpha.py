@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -53,7 +52,7 @@ def nabla_tau_with_alpha(problem: Problem, *, first_alpha: float) -> Iterator[Ep
     problem.announce(epochs * forget_batches)
     optimizer = problem.adamw(LEARNING_RATE, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, total_iters=epochs)
-    forget_order, retain = problem.generator(0), _endless(problem)
+    forget_order, retain = problem.generator(0), problem.pass_after_pass(problem.retain, problem.generator(1))
     for epoch in range(epochs):
         started = time.perf_counter()
         if epoch % REFRESH_EVERY == 0:
@@ -64,12 +63,6 @@ def nabla_tau_with_alpha(problem: Problem, *, first_alpha: float) -> Iterator[Ep
                 means.add(descend(problem, optimizer, batch, next(retain), alpha=alpha, target_loss=target_loss))
         yield means.epoch(alpha, target_loss, time.perf_counter() - started)
         schedule.step()
-
-
-def _endless(problem: Problem) -> Iterator[Any]:
-    order = problem.generator(1)
-    while True:
-        yield from problem.one_pass(problem.retain, order)
 
 
 STUDY = {f"alpha-{alpha:g}": partial(nabla_tau_with_alpha, first_alpha=alpha) for alpha in ALPHAS}

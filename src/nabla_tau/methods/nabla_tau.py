@@ -20,7 +20,6 @@ from nabla_tau.trials import (
     TRIAL_STEPS,
     WEIGHT_DECAY,
     judged_loss,
-    retain_batches,
     settle,
     shrink,
 )
@@ -286,7 +285,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     shrink(start.reached, start.shrinking)
     optimizer = problem.adamw(start.learning_rate, WEIGHT_DECAY)
     course = Course(optimizer, settings.epochs, settings.look_every, problem.forget.batches)
-    forget_order, retain = problem.generator(0), retain_batches(problem)
+    forget_order, retain = problem.generator(0), problem.pass_after_pass(problem.retain, problem.generator(1))
     target_loss = problem.target_loss(bounded)
     step: Step | None = None
     pushed = False  # in the last pass
