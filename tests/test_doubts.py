@@ -1,9 +1,11 @@
 """What a reader should know beforehand: outputs that nobody reads, unseen rows that are none, or of another kind."""
 
+from collections import namedtuple
+
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from nabla_tau import InvalidRequest, losses, split, unlearn
 from nabla_tau.doubts import scale_doubts, unread_outputs
@@ -19,39 +21,49 @@ class Heads(nn.Module):
 
     def __init__(self, give):
         super().__init__()
-        self.logits, self.value, self.give = nn.Linear(6, 3), nn.Linear(6, 1), give
+        self.body, self.logits, self.value, self.give = nn.Linear(6, 6), nn.Linear(6, 3), nn.Linear(6, 1), give
 
     def forward(self, x):
-        return self.give(self.logits(x), self.value(x))
+        features = self.body(x)
+        return self.give(self.logits(features), self.value(features), features)
+
+
+Two = namedtuple("Two", "logits value")
 
 
 @pytest.mark.parametrize(
     ("give", "times"),
     [
-        (lambda logits, value: (logits, value), 1),
-        (lambda logits, value: [logits, value], 1),
-        (lambda logits, value: {"value": value, "logits": logits}, 1),
-        (lambda logits, value: (logits,), 0),
-        (lambda logits, value: logits, 0),
-        (lambda logits, value: (logits, None), 0),
-        (lambda logits, value: (logits, value.mean()), 0),  # no number a row
-        (lambda logits, value: {"logits": logits, "hidden": [value]}, 0),
+        (lambda logits, value, features: (logits, value), 1),
+        (lambda logits, value, features: [logits, {"value": [value]}], 1),
+        (lambda logits, value, features: {"value": value, "logits": logits}, 1),
+        (lambda logits, value, features: Two(logits, value), 1),
+        (lambda logits, value, features: (logits, value.mean()), 1),
+        (lambda logits, value, features: (logits,), 0),
+        (lambda logits, value, features: logits, 0),
+        (lambda logits, value, features: (logits, None, features.softmax(1)), 0),  # which the logits are made of
+        (lambda logits, value, features: {"logits": logits, "embedding": features}, 0),
+        (lambda logits, value, features: (logits, value.detach()), 0),
     ],
 )
 def test_outputs_that_no_loss_reads_are_told(give, times):
+    model = Heads(give)
     with told() as texts:
-        unlearn(Heads(give), **SETS, loss=losses.classification, device="cpu")
-    assert sum("alone: what the others tell" in text for text in texts) == times
+        unlearn(model, **SETS, loss=losses.classification, device="cpu")
+    found = [text for text in texts if "lead to outputs that" in text]
+    assert len(found) == times
+    assert all(text.startswith("model: value.weight, value.bias lead to outputs") for text in found)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_loss_of_ones_own_may_read_all_of_them():
     own = lambda model, batch: model(batch[0])[0].sum(1)  # noqa: E731
-    assert unread_outputs(Heads(lambda logits, value: (logits, value)), own, (X, Y)) == []
+    assert unread_outputs(Heads(lambda logits, value, features: (logits, value)), own, (X, Y)) == []
 
 
 @pytest.mark.parametrize(
     ("change", "times"),
-    [(lambda x: 5 * x + 3, 1), (lambda x: x / 255, 1), (lambda x: x + 0.3, 0), (lambda x: 2 * x, 0)],
+    [(lambda x: 25 * x + 3, 1), (lambda x: x / 255, 1), (lambda x: x + 0.3, 0), (lambda x: 5 * x, 0)],
 )
 def test_unseen_rows_on_another_scale_are_told(change, times):
     with told() as texts:
@@ -59,14 +71,27 @@ def test_unseen_rows_on_another_scale_are_told(change, times):
     assert sum("times as large as those of the retain set" in text for text in texts) == times
 
 
-def test_scales_are_compared_column_by_column_and_by_more_than_their_outliers():
+class Named(nn.Module):
+    def forward(self, small, large):
+        return small + large
+
+
+def test_scales_are_compared_where_they_are_read_and_by_more_than_outliers():
+    def doubts(retain, validation, read=()):
+        return scale_doubts(Named(), {"retain": retain, "validation": validation}, read)
+
     x = torch.randn(64, 3)
     heavy = torch.cat([x, 1e4 * torch.ones(2, 3)])
-    assert scale_doubts({"retain": (x, Y), "validation": (heavy, Y)}) == []
-    columns = {"small": x, "large": 1000 * x, "labels": Y}
-    assert scale_doubts({"retain": columns, "validation": columns}) == []
-    assert len(scale_doubts({"retain": columns, "validation": {**columns, "large": x}})) == 1
-    assert scale_doubts({"retain": {**columns, "labels": x}, "validation": {**columns, "labels": 99 * x}}) == []
+    assert doubts((x, Y), (heavy, Y)) == []
+    columns = {"small": x, "large": 1000 * x, "when": x, "labels": Y}
+    assert doubts(columns, dict(reversed(columns.items()))) == []
+    assert len(doubts(columns, {**columns, "large": x})) == 1
+    assert doubts(columns, {**columns, "labels": 99 * x, "when": 99 * x}) == []
+    assert len(doubts(columns, {**columns, "when": 99 * x}, read=("when",))) == 1
+    assert doubts((x[:8], Y), (99 * x, Y)) == []  # eight rows say nothing
+    dark = x * (torch.rand(64, 3) < 0.2)
+    assert len(doubts((dark, Y), (255 * dark, Y))) == 1
+    assert doubts((x.to_sparse(), Y), (99 * x.to_sparse(), Y)) == []
 
 
 def test_few_unseen_rows_are_called_few():
@@ -121,3 +146,11 @@ def test_spectral_norms_stay_what_they_are():
     for layer in (0, 2):
         sigma = [float(torch.linalg.matrix_norm(one[layer].weight.detach(), 2)) for one in (model, found)]
         assert sigma[1] < 1.05  # frozen, the first ends at 1.11
+
+
+def test_spectral_norms_stand_beside_other_parametrizations():
+    layer = nn.Linear(6, 16)
+    model = nn.Sequential(spectral_norm(weight_norm(layer)), nn.ReLU(), nn.Linear(16, 3))
+    with told():
+        found = unlearn(model, **SETS, batch_size=16, device="cpu")
+    assert float(torch.linalg.matrix_norm(found.model[0].weight.detach(), 2)) < 1.2

@@ -1,14 +1,16 @@
 """A loss of one's own: what it reads tells rows apart, rows do not see each other, and what it holds stays."""
 
+import copy
 import warnings
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from nabla_tau import audit, split, unlearn
+from nabla_tau import InvalidRequest, audit, split, unlearn
 from nabla_tau.doubts import row_doubts
 from nabla_tau.own_losses import columns_read
 
@@ -62,31 +64,56 @@ def test_rows_that_a_loss_tells_apart_are_no_copies():
     assert [text for text in copies if "30 rows of validation have the same content as rows of forget" in text]
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        lambda model, batch: batch["a"] - batch.get("b"),
-        lambda model, batch: functional.l1_loss(*(batch[name] for name in ("a", "b")), reduction="none"),
-        lambda model, batch: (lambda a, b, **_: a - b)(**{name: batch[name] for name in ("a", "b")}),
-        lambda model, batch: batch.pop("a") + batch["b"],
-    ],
-)
-def test_the_columns_that_a_loss_reads_are_seen(loss):
-    batch = {name: torch.ones(2) for name in ("a", "b", "c", "labels")}
+READING = {
+    "by key": lambda model, batch: batch["a"] - batch.get("b"),
+    "by names": lambda model, batch: functional.l1_loss(*(batch[name] for name in ("a", "b")), reduction="none"),
+    "as arguments": lambda model, batch: (lambda a, b, **_: a - b)(**batch),
+    "taken out": lambda model, batch: batch.pop("a") + batch.pop("b"),
+    "copied": lambda model, batch: dict(batch.items())["a"] - (batch | {})["b"],
+    "moved": lambda model, batch: {name: column.to("cpu") for name, column in batch.items()}["a"] * batch["b"],
+    "with a default": lambda model, batch: batch.setdefault("a", torch.zeros(2)) - copy.copy(batch)["b"],
+    "where there is one": lambda model, batch: batch["a"] - sum(batch[name] for name in ("b",) if name in batch),
+    "changed": lambda model, batch: batch["a"].mul_(2) - batch["b"].add_(1),
+    "with dropout": lambda model, batch: functional.dropout(batch["a"] - batch["b"]),
+}
+
+
+@pytest.mark.parametrize("loss", READING.values(), ids=READING)
+def test_the_columns_that_a_loss_reads_are_found(loss):
+    batch = {"a": torch.rand(2) + 1, "b": torch.rand(2) + 3, "c": torch.ones(2), "labels": torch.ones(2)}
+    before = {name: column.clone() for name, column in batch.items()}
     assert columns_read(nn.Identity(), loss, batch) == {"a", "b"}
-    assert set(batch) == {"a", "b", "c", "labels"}
+    assert set(batch) == set(before)
+    assert all(torch.equal(batch[name], column) for name, column in before.items())
 
 
-def test_a_loss_that_takes_all_reads_all():
+def test_where_nothing_shows_all_columns_count():
     batch = {name: torch.ones(2) for name in ("a", "b", "labels")}
-    takes_all = (
-        lambda model, batch: (lambda **columns: columns["a"])(**batch),
-        lambda model, batch: torch.stack(list(batch.values())).sum(0),
-        lambda model, batch: sum(column for _, column in batch.items()),
-        lambda model, batch: torch.zeros(2),  # nothing seen
-    )
-    for loss in takes_all:
+
+    def failing(model, batch):
+        raise ValueError
+
+    for loss in (failing, lambda model, batch: torch.zeros(2)):
         assert columns_read(nn.Identity(), loss, batch) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "change", [lambda batch: batch.pop("labels"), lambda batch: batch.update(x=batch["x"] / 2) or batch["labels"]]
+)
+def test_a_loss_that_changes_the_batch_is_refused(change):
+    def changing(model, batch):
+        labels = change(batch)
+        return functional.cross_entropy(model(batch["x"]), labels, reduction="none")
+
+    rows = {"x": torch.randn(60, 5), "labels": torch.arange(60) % 3}
+    sets = dict(zip(("forget", "retain", "validation"), split_in_three(rows), strict=True))
+    with pytest.raises(InvalidRequest, match=r"changing to leave the batch as it is.* batch = dict\(batch\)"):
+        unlearn(nn.Linear(5, 3), **sets, loss=changing, device="cpu")
+
+
+def split_in_three(rows):
+    parts = zip(*(column.split(20) for column in rows.values()), strict=True)
+    return [dict(zip(rows, part, strict=True)) for part in parts]
 
 
 def contrastive(model, batch):
@@ -139,10 +166,15 @@ def test_parameters_of_a_loss_are_told_and_left_alone():
     before = loss.centres.detach().clone()
     x, y = torch.randn(60, 5), torch.arange(60) % 3
     sets = {"forget": (x[:10], y[:10]), "retain": (x[10:40], y[10:40]), "validation": (x[40:], y[40:])}
-    for one in (loss, loss.forward):
+    for one in (loss, loss.forward, partial(loss.forward)):
         with told() as caught:
             unlearn(nn.Linear(5, 4), **sets, loss=one, device="cpu")
         assert any("its own parameters (centres) stay as they are" in text for text in caught)
     assert torch.equal(loss.centres, before)
     assert torch.equal(loss.centres.grad, torch.ones_like(before))
     assert loss.centres.requires_grad
+    model = nn.Linear(5, 4)
+    loss.model = model  # which has its own
+    with told() as caught:
+        unlearn(model, **sets, loss=loss, device="cpu")
+    assert sum("(centres) stay as they are" in text for text in caught) == 1

@@ -1,11 +1,13 @@
 """The loss is chosen where there is no doubt, and the doubt is named where there is."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
 
-from nabla_tau import losses
-from nabla_tau.tasks import TaskInDoubt, infer_loss
+from nabla_tau import UnlearningWarning, losses, split, unlearn
+from nabla_tau.tasks import TaskInDoubt, infer_loss, vocabulary
 from tests.conftest import require
 
 
@@ -77,3 +79,21 @@ def test_transformers_heads_decide():
         assert loss(model, batch).shape == (4,)
     with pytest.raises(TaskInDoubt, match="mask_token_id"):
         infer_loss(transformers.BertForMaskedLM(bert), [{"input_ids": ids}])
+
+
+def test_models_of_transformers_that_read_no_tokens_are_unlearned():
+    transformers = require("transformers")
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=3
+    )
+    torch.manual_seed(0)
+    model = transformers.ResNetForImageClassification(config)
+    rows = {"pixel_values": torch.randn(60, 3, 16, 16), "labels": torch.arange(60) % 3}
+    parts = split(rows, fraction=0.2)
+    validation = {"pixel_values": torch.randn(40, 3, 16, 16), "labels": torch.arange(40) % 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnlearningWarning)
+        done = unlearn(model, forget=parts.forget, retain=parts.retain, validation=validation, device="cpu")
+    assert vocabulary(model) is None
+    assert done.settings["loss"] == "classification"
+    assert done.settings["following_batch_norms"] > 0

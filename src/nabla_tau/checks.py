@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -271,8 +271,14 @@ def _losses(problems: Problems, model: nn.Module, loss: PerSampleLoss, batch: Ba
 
     size = rows_in(batch)
     with problems.gathered(about, wanted, advice), torch.no_grad():
-        losses = loss(model, batch)
-        if wrong := not_one_each(losses, size, loss, f"the first {name} batch"):
+        given = dict(batch) if isinstance(batch, Mapping) else batch
+        losses = loss(model, given)
+        if isinstance(batch, Mapping) and any(given.get(key) is not column for key, column in batch.items()):
+            problems.append(
+                f"loss: expected {name_of(loss)} to leave the batch as it is, which is handed on, got columns taken "
+                "out or put in their place: begin with batch = dict(batch)."
+            )
+        elif wrong := not_one_each(losses, size, loss, f"the first {name} batch"):
             problems.append(wrong)
         else:
             return losses

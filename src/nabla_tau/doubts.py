@@ -1,22 +1,25 @@
 """What is no reason to refuse a request, but for its reader to know: seen on the first batches."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nabla_tau.batches import Batch, leaves, rows_in, take_rows, target_key
-from nabla_tau.losses import LOSSES, PerSampleLoss, name_of, outputs_of, ready_made
+from nabla_tau.batches import Batch, leaves, rows_in, take_rows
+from nabla_tau.errors import some
+from nabla_tau.losses import LOSSES, PerSampleLoss, logits_in, name_of, outputs_of, ready_made
 from nabla_tau.modes import buffers_kept
+from nabla_tau.shards import is_shard
+from nabla_tau.survey import inputs_of
 from nabla_tau.tasks import first_logits
 
 FEW = 8
-"""Rows, or numbers, that show little."""
+"""Rows that show what leads where."""
 
-OTHER_SCALE = 3
-"""Times as large or small."""
+OTHER_SCALE, FEWEST_ROWS = 10, 32
+"""Times as large or small; rows, and numbers, of which that says something."""
 
 MOST_NUMBERS = 100_000
 """Of a column that are looked at."""
@@ -53,76 +56,106 @@ def probability_doubts(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> l
 
 
 def unread_outputs(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> list[str]:
-    """Whether the model has other outputs than the one that a ready-made loss reads.
+    """Whether there are parameters that lead to other outputs than the one that a ready-made loss reads.
+
+    Features and attention weights beside logits are no such outputs: what makes them makes the logits.
 
     Example:
-        >>> class TwoHeads(nn.Linear):
+        >>> class TwoHeads(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.classes, self.price = nn.Linear(2, 3), nn.Linear(2, 1)
         ...     def forward(self, x):
-        ...         return super().forward(x), x.sum(1)
-        >>> unread_outputs(TwoHeads(2, 3), LOSSES["classification"], (torch.zeros(4, 2), torch.zeros(4).long()))
-        ['model: gives 2 outputs, of which classification reads the first alone: ...']
+        ...         return self.classes(x), self.price(x)
+        >>> unread_outputs(TwoHeads(), LOSSES["classification"], (torch.zeros(4, 2), torch.zeros(4).long()))
+        ['model: price.weight, price.bias lead to outputs that classification does not read: ...']
     """
-    if not ready_made(loss):
+    if not ready_made(loss) or any(map(is_shard, model.parameters())):
         return []
-    with torch.no_grad():
-        found = outputs_of(model, batch)
-    if type(found) not in (tuple, list, dict):  # those of Transformers have other things for other uses
+    named = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    beyond: list[str] = []
+    with torch.enable_grad(), buffers_kept(model), suppress(Exception):
+        found = outputs_of(model, take_rows(batch, torch.arange(min(FEW, rows_in(batch)))))
+        reached, led = (_leads_to(outputs, list(named.values())) for outputs in ([logits_in(found)], _others(found)))
+        beyond = [name for name, one, other in zip(named, reached, led, strict=True) if other and not one]
+    if not beyond:
         return []
-    given = list(found.values() if isinstance(found, dict) else found)
-    size = rows_in(batch)
-    numbers = [one for one in given if isinstance(one, Tensor) and one.is_floating_point() and one.shape[:1] == (size,)]
-    if len(numbers) < 2:
-        return []
-    which = "'logits'" if isinstance(found, dict) else "the first"
     return [
-        f"model: gives {len(numbers)} outputs, of which {name_of(loss)} reads {which} alone: what the others tell of "
-        "the forgotten rows is not unlearned, and what they are good for is not looked after; pass loss=, a function "
-        "that adds up what all of them cost."
+        f"model: {some(beyond)} lead to outputs that {name_of(loss)} does not read: what these tell of the forgotten "
+        "rows is not unlearned, and what they are good for is not looked after; pass loss=, a function that adds up "
+        "what all outputs cost."
     ]
 
 
-def scale_doubts(batches: dict[str, Batch]) -> list[str]:
+def _others(found: Any) -> list[Tensor]:
+    """Outputs beside the logits that something trainable leads to."""
+    rest: Any = []
+    if isinstance(found, Mapping):
+        rest = [value for name, value in found.items() if name != "logits"]
+    elif isinstance(found, tuple | list):
+        rest = list(found[1:])
+    return [one for one in leaves(rest) if isinstance(one, Tensor) and one.requires_grad]
+
+
+def _leads_to(outputs: list[Tensor], parameters: list[nn.Parameter]) -> list[bool]:
+    """Of each parameter whether it leads to one of the outputs."""
+    if not outputs:
+        return [False] * len(parameters)
+    total = torch.stack([one.double().sum() for one in outputs]).sum()
+    found = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
+    return [gradient is not None for gradient in found]
+
+
+def scale_doubts(model: nn.Module, batches: Mapping[str, Batch], read: Collection[str] = ()) -> list[str]:
     """Whether unseen rows come on another scale than those to keep, as without the normalisation of the others.
 
     Args:
-        batches: a batch of each set, by the set's name.
+        model: says which columns of a dict are inputs.
+        batches: a batch of each set, by the set's name; fewer than 32 rows tell nothing.
+        read: of dict batches, the columns that a loss of the user's own reads.
 
     Returns:
-        One sentence where numbers are three times as large or small, by their mean and by that of the larger ones.
+        One sentence where numbers are ten times as large or small, by their mean and by that of the larger ones.
 
     Example:
         >>> x = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
-        >>> scale_doubts({"retain": (x, x), "validation": (x + 0.1, x)})
+        >>> scale_doubts(nn.Identity(), {"retain": (x, x), "validation": (2 * x, x)})
         []
-        >>> scale_doubts({"retain": (x, x), "validation": (255 * x, x)})
+        >>> scale_doubts(nn.Identity(), {"retain": (x, x), "validation": (255 * x, x)})
         ['validation: its inputs are 255 times as large as those of the retain set, ...']
     """
-    kept, unseen = (_real_inputs(batches[name]) for name in ("retain", "validation"))
-    if len(kept) != len(unseen):
+    kept, unseen = (batches[name] for name in ("retain", "validation"))
+    if min(rows_in(kept), rows_in(unseen)) < FEWEST_ROWS:
         return []
-    for one, other in zip(kept, unseen, strict=True):
-        sizes = [torch.stack([column.mean(), column.quantile(0.9)]) for column in (one, other)]
-        if bool((torch.stack(sizes) > 0).all()):
-            ratios = sizes[1] / sizes[0]
+    inputs, others = (_by_name(inputs_of(model, batch, read)) for batch in (kept, unseen))
+    for name in [name for name in inputs if name in others]:
+        one, other = (_sizes(column) for column in (inputs[name], others[name]))
+        if one is not None and other is not None:
+            ratios = other / one
             if bool((ratios > OTHER_SCALE).all() or (ratios < 1 / OTHER_SCALE).all()):
                 return [
                     f"validation: its inputs are {float(ratios[0]):.3g} times as large as those of the retain set, in "
-                    "the first batch of each: unseen rows that are prepared in another way set a wrong target, and "
-                    "damage that they would show is not seen; give them the same normalisation."
+                    "the first batch of each: unseen rows that were prepared in another way set a wrong target, and "
+                    "damage that they would show is not seen; see that both have the same normalisation."
                 ]
     return []
 
 
-def _real_inputs(batch: Batch) -> list[Tensor]:
-    """Sizes of the real numbers of each column, without the target; not all of them where there are many."""
-    inputs: Any = batch
-    if isinstance(batch, Mapping):
-        inputs = {name: column for name, column in batch.items() if name != target_key(batch)}
-    elif isinstance(batch, tuple | list) and len(batch) > 1:
-        inputs = batch[:-1]
-    real = [one for one in leaves(inputs) if isinstance(one, Tensor) and one.is_floating_point()]
-    sizes = [column.detach().float().abs().flatten() for column in real if column.numel() >= FEW]
-    return [one[:: max(1, len(one) // MOST_NUMBERS)] for one in sizes]
+def _by_name(inputs: Any) -> dict[Any, Any]:
+    """Columns by their keys, or by their places."""
+    return dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(leaves(inputs)))
+
+
+def _sizes(column: Any) -> Tensor | None:
+    """How large real numbers are that are not 0: their mean, and what nine of ten stay below; not all where many."""
+    if not isinstance(column, Tensor) or column.layout is not torch.strided or column.is_nested:
+        return None
+    if not column.is_floating_point():
+        return None
+    flat = column.detach().flatten()
+    sizes = flat[:: max(1, len(flat) // MOST_NUMBERS)].float().abs()
+    sizes = sizes[sizes > 0]
+    return torch.stack([sizes.mean(), sizes.quantile(0.9)]) if len(sizes) >= FEWEST_ROWS else None
 
 
 def row_doubts(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> list[str]:
@@ -147,8 +180,9 @@ def row_doubts(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> list[str]
     if not fewer:
         return []
     with torch.no_grad(), buffers_kept(model), suppress(Exception):
-        beside_all = loss(model, batch)[:fewer].double()
-        beside_few = loss(model, take_rows(batch, torch.arange(fewer))).double()
+        rows = torch.arange(rows_in(batch))  # copies, as a loss may change what it is given
+        beside_all = loss(model, take_rows(batch, rows))[:fewer].double()
+        beside_few = loss(model, take_rows(batch, rows[:fewer])).double()
         moved, usual = float((beside_all - beside_few).abs().mean()), float(beside_all.abs().mean())
         if moved > RELATIVE * usual + ABSOLUTE:
             return [

@@ -264,14 +264,14 @@ def follow_spectral_norms(model: nn.Module) -> None:
         1.0
     """
     for parametrized in (module for module in model.modules() if isinstance(module, ParametrizationList)):
-        if any(isinstance(one, _SpectralNorm) for one in parametrized):
+        resting = [one for one in parametrized if isinstance(one, _SpectralNorm) and not one.training]
+        if resting:
+            for one in resting:
+                one.training = True
             with torch.no_grad():
-                weight = parametrized.original
-                for one in parametrized:
-                    before = one.training
-                    one.training = before or isinstance(one, _SpectralNorm)
-                    weight = one(weight)
-                    one.training = before
+                parametrized()  # the weight, computed anew
+            for one in resting:
+                one.training = False
 
 
 @contextmanager

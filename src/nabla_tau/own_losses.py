@@ -1,82 +1,75 @@
 """What has to be found out about a loss of the user's own: which columns it reads, and what it holds itself."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from nabla_tau.batches import Batch, target_key
+from nabla_tau.batches import Batch, rows_in, take_rows, target_key
 from nabla_tau.losses import PerSampleLoss, ready_made
 from nabla_tau.modes import buffers_kept
+from nabla_tau.randomness import seeded
+
+FEW = 8
+"""Rows that show what a loss reads."""
 
 
 def columns_read(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> frozenset[str]:
-    """The columns of a dict batch that a loss of the user's own reads, or has the model read; labels left out.
+    """The columns of a dict batch without which a loss of the user's own cannot do, or gives others; labels left out.
 
-    Nothing for a loss of this package, which reads what `forward` names, and for other batches. Where no reading was
-    seen, all columns.
+    Nothing for a loss of this package, which reads what `forward` names, and for other batches. Where no column shows
+    to be read, all of them.
 
     Args:
         model: on the device of the batch, in the modes to unlearn in.
-        loss: per-sample loss; it is called once.
+        loss: per-sample loss; it is called on a few rows, once for each column.
         batch: any batch.
 
     Example:
         >>> def triplet(model, batch):
-        ...     anchor, other = model(batch["anchor"]), model(batch["other"])
-        ...     return (anchor - other).abs().sum(1)
-        >>> batch = {name: torch.ones(2, 3) for name in ("anchor", "other", "user_id")}
+        ...     batch = {name: column.float() for name, column in batch.items()}
+        ...     return (model(batch["anchor"]) - model(batch["other"])).abs().sum(1)
+        >>> batch = {"anchor": torch.ones(2, 3), "other": torch.zeros(2, 3), "user_id": torch.arange(2)}
         >>> sorted(columns_read(nn.Identity(), triplet, batch))
         ['anchor', 'other']
     """
     if ready_made(loss) or not isinstance(batch, Mapping):
         return frozenset()
-    watched = _Watched(batch)
-    with torch.no_grad(), buffers_kept(model), suppress(Exception):  # what is wrong with it is told where it is checked
-        loss(model, watched)
-    return frozenset(name for name in watched.seen or batch if name in batch) - {target_key(batch)}
+    inputs = frozenset(batch) - {target_key(batch)}
+    with buffers_kept(model):
+        whole = _tried(model, loss, batch, set())
+        if whole is None:  # what is wrong is told where losses are checked
+            return inputs
+        read = {name for name in inputs if not _equal(whole, _tried(model, loss, batch, {name}))}
+    return frozenset(read) or inputs
 
 
-class _Watched(dict[str, Any]):
-    """A dict that remembers which of its values were asked for; `**` asks for all of them one by one."""
+def _tried(model: nn.Module, loss: PerSampleLoss, batch: Mapping[str, Any], left_out: set[str]) -> Tensor | None:
+    """Losses of the first rows without some of the columns; None where there are none."""
+    rows = torch.arange(min(FEW, rows_in(batch)))
+    few = {name: column for name, column in take_rows(batch, rows).items() if name not in left_out}
+    try:
+        with torch.no_grad(), seeded(0):
+            found = loss(model, few)
+    except Exception:
+        return None
+    return found if isinstance(found, Tensor) else None
 
-    def __init__(self, batch: Mapping[str, Any]) -> None:
-        super().__init__(batch)
-        self.seen = set[str]()
 
-    def __getitem__(self, key: str) -> Any:
-        self.seen.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """As that of a dict."""
-        self.seen.add(key)
-        return super().get(key, default)
-
-    def pop(self, key: str, *default: Any) -> Any:
-        """As that of a dict."""
-        self.seen.add(key)
-        return super().pop(key, *default)
-
-    def __iter__(self) -> Iterator[str]:
-        return super().__iter__()
-
-    def values(self) -> Any:
-        """As that of a dict."""
-        self.seen.update(self)
-        return super().values()
-
-    def items(self) -> Any:
-        """As that of a dict."""
-        self.seen.update(self)
-        return super().items()
+def _equal(one: Tensor, other: Tensor | None) -> bool:
+    return other is not None and one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 @contextmanager
-def held_still(loss: Any, model: nn.Module) -> Iterator[list[str]]:
+def held_still(loss: Any, *models: nn.Module) -> Iterator[list[str]]:
     """Parameters that a loss has of its own get no gradient meanwhile.
+
+    Args:
+        loss: any; looked at under `functools.partial`, and at what a bound method is bound to.
+        models: whose parameters are no loss's own.
 
     Yields:
         One sentence where it has trainable ones.
@@ -93,8 +86,10 @@ def held_still(loss: Any, model: nn.Module) -> Iterator[list[str]]:
         >>> loss.centres.requires_grad
         True
     """
-    owner = getattr(loss, "__self__", getattr(loss, "func", loss))
-    known = {id(parameter) for parameter in model.parameters()}
+    while isinstance(loss, partial):
+        loss = loss.func
+    owner = getattr(loss, "__self__", loss)
+    known = {id(parameter) for model in models for parameter in model.parameters()}
     named = owner.named_parameters() if isinstance(owner, nn.Module) else ()
     own = {name: one for name, one in named if one.requires_grad and id(one) not in known}
     try:

@@ -71,10 +71,10 @@ def read_project(
     before: list[str] = []
     if ids_file is not None:
         with problems.gathered("--forget", f"ids in {ids_file}", "mend it."):
-            ids = _as_in_train(read_ids(ids_file, id_column or ""), arguments, id_column or "")
+            ids = _as_in_the_sets(read_ids(ids_file, id_column or ""), arguments, id_column or "")
     if forgotten is not None:
         with problems.gathered("--forgotten", f"ids in {forgotten}", "mend it."):
-            before = _as_in_train(read_ids(forgotten, id_column or "", "--forgotten"), arguments, id_column or "")
+            before = _as_in_the_sets(read_ids(forgotten, id_column or "", "--forgotten"), arguments, id_column or "")
     if both := sorted(set(ids) & set(before)):
         problems.append(
             f"--forgotten: expected other ids than those of --forget, got {len(both)} in both "
@@ -100,14 +100,15 @@ def read_project(
     return {name: value for name, value in arguments.items() if name not in UNREAD[command]}
 
 
-def _as_in_train(ids: list[str], arguments: dict[str, Any], id_column: str) -> list[str]:
-    """Ids as the training set writes them: as they are or, where it has no such id, without blanks around them."""
-    if "train" not in arguments or all(one == one.strip() for one in ids):
+def _as_in_the_sets(ids: list[str], arguments: dict[str, Any], id_column: str) -> list[str]:
+    """Ids as the sets write them: as they are or, where none has such an id, without blanks around them."""
+    if all(one == one.strip() for one in ids):
         return ids
     known: set[str] = set()
-    with suppress(ValueError, TypeError):  # no such column: told where it is needed
-        known = {str(one) for one in read_column(as_dataset(arguments["train"]), id_column)}
-    return [one if one in known else one.strip() for one in ids]
+    for name in ("train", "validation", "test"):
+        with suppress(ValueError, TypeError, KeyError):  # no such set or column: told where it is needed
+            known |= {str(one) for one in read_column(as_dataset(arguments[name]), id_column)}
+    return [one if one in known or one.strip() not in known else one.strip() for one in ids]
 
 
 def _leave_out(arguments: dict[str, Any], ids: list[str], id_column: str) -> None:

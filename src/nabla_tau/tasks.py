@@ -171,7 +171,10 @@ def vocabulary(model: nn.Module) -> int | None:
         >>> vocabulary(nn.Linear(2, 2)) is None
         True
     """
-    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    try:
+        embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    except NotImplementedError:  # of models that have none, as those of images
+        return None
     return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
 
 

@@ -318,7 +318,7 @@ class Request:
                     loss, forget, labels["forget"], kept=labels["retain"], elsewhere=labels["validation"]
                 )
                 problem.settings["removed_labels"] = list(problem.removed.labels)
-            told = watching.enter_context(held_still(loss, model))
+            told = watching.enter_context(held_still(loss, model, self.model))
             for text in [*self.loader_remarks(sources), *findings.warnings, *told]:
                 self.warn(problem, text)
             if problem.retain.streamed:
@@ -475,7 +475,7 @@ class Request:
             findings.warnings.extend(probability_doubts(model, loss, batches["validation"]))
             findings.warnings.extend(row_doubts(model, loss, batches["validation"]))
             findings.warnings.extend(unread_outputs(model, loss, batches["validation"]))
-            findings.warnings.extend(scale_doubts(batches))
+            findings.warnings.extend(scale_doubts(model, batches, read))
         return loss, findings
 
     def choose_loss(self, model: nn.Module, batches: list[Batch]) -> PerSampleLoss:

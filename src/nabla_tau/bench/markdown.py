@@ -28,7 +28,7 @@ def row(cells: Sequence[str]) -> str:
         >>> row(["cifar10", "7.6"])
         '| cifar10 | 7.6 |'
     """
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def section(title: str, about: str, lines: Sequence[str]) -> list[str]:

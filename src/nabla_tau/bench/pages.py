@@ -44,7 +44,7 @@ def filled(page: Path) -> str:
 
     Raises:
         InvalidRequest: if the page has no such place, a name is unknown, a folder has no cells, or ones that cannot
-            stand in one table, or a file has no rows.
+            stand in one table, a file has no rows, or the page is no UTF-8 or ends its lines by CRLF.
 
     Example:
         >>> import tempfile
@@ -56,7 +56,12 @@ def filled(page: Path) -> str:
         nabla_tau.errors.InvalidRequest: 1 problem found, nothing was changed:
         1. page: expected <!-- bench: TABLE PLACE --> and <!-- /bench --> in ...page.md, got none.
     """
-    text = page.read_text(encoding="utf-8")
+    try:
+        text = page.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest([f"page: expected {page} in UTF-8, got {error}."]) from None
+    if "\r\n" in text:
+        raise InvalidRequest([f"page: expected lines of {page} that end as on Unix, got others: convert it."])
     blocks, begun = BLOCK.findall(text), text.count("<!-- bench: ")
     if not blocks or len(blocks) != begun:
         got = f"{len(blocks)} that are whole of {begun}" if begun else "none"
