@@ -88,8 +88,10 @@ def unread_outputs(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> list[
 
 
 def _others(found: Any) -> list[Tensor]:
-    """Outputs beside the logits that something trainable leads to."""
+    """Outputs beside the logits that something trainable leads to; those of Transformers are known not to be heads."""
     rest: Any = []
+    if type(found).__module__.partition(".")[0] == "transformers":
+        return []
     if isinstance(found, Mapping):
         rest = [value for name, value in found.items() if name != "logits"]
     elif isinstance(found, tuple | list):
