@@ -76,8 +76,9 @@ def unread_outputs(model: nn.Module, loss: PerSampleLoss, batch: Batch) -> list[
     beyond: list[str] = []
     with torch.enable_grad(), buffers_kept(model), suppress(Exception):
         found = outputs_of(model, take_rows(batch, torch.arange(min(FEW, rows_in(batch)))))
-        reached, led = (_leads_to(outputs, list(named.values())) for outputs in ([logits_in(found)], _others(found)))
-        beyond = [name for name, one, other in zip(named, reached, led, strict=True) if other and not one]
+        if others := _others(found):
+            led, reached = (_leads_to(one, list(named.values())) for one in (others, [logits_in(found)]))
+            beyond = [name for name, other, one in zip(named, led, reached, strict=True) if other and not one]
     if not beyond:
         return []
     return [
@@ -101,8 +102,6 @@ def _others(found: Any) -> list[Tensor]:
 
 def _leads_to(outputs: list[Tensor], parameters: list[nn.Parameter]) -> list[bool]:
     """Of each parameter whether it leads to one of the outputs."""
-    if not outputs:
-        return [False] * len(parameters)
     total = torch.stack([one.double().sum() for one in outputs]).sum()
     found = torch.autograd.grad(total, parameters, retain_graph=True, allow_unused=True)
     return [gradient is not None for gradient in found]
