@@ -95,6 +95,19 @@ def test_all_that_is_wrong_with_a_page_is_told_at_once(cells, tmp_path):
     assert page.read_text() == before
 
 
+def test_cells_of_two_kinds_are_not_put_into_one_table(cells, tmp_path):
+    write(tmp_path / "results", *cells, record(OURS, 3, scale="full"))
+    with pytest.raises(InvalidRequest, match="got scale full, code 0a; scale quick, code 0a"):
+        filled(page_of(tmp_path, "gaps ../results"))
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"\xff", "in UTF-8"), (b"one\r\n", "end as on Unix")])
+def test_a_page_of_another_kind_is_told(tmp_path, content, words):
+    (tmp_path / "page.md").write_bytes(content)
+    with pytest.raises(InvalidRequest, match=words):
+        filled(tmp_path / "page.md")
+
+
 def test_a_place_without_an_end_is_refused(tmp_path):
     page = page_of(tmp_path, "shares ../results")
     page.write_text(page.read_text().replace("<!-- /bench -->", ""))

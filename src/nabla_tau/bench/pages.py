@@ -66,7 +66,7 @@ def filled(page: Path) -> str:
     if not blocks or len(blocks) != begun:
         got = f"{len(blocks)} that are whole of {begun}" if begun else "none"
         raise InvalidRequest([f"page: expected <!-- bench: TABLE PLACE --> and <!-- /bench --> in {page}, got {got}."])
-    read = cache(read_groups)
+    read = cache(_of_one_kind)
     problems, lines = Problems(), []
     for _, name, place, *_ in blocks:
         if name not in TABLES and name != ROWS:
@@ -78,6 +78,17 @@ def filled(page: Path) -> str:
     problems.refuse()
     tables = iter(lines)
     return BLOCK.sub(lambda found: "\n".join([found[1].rstrip(), *next(tables), found[5]]), text)
+
+
+def _of_one_kind(folder: Path) -> list[Group]:
+    """Cells that may stand in one table; others would be told apart by nothing in it."""
+    groups = read_groups(folder)
+    kinds = sorted({f"scale {group.scale}, code {group.code}" for group in groups})
+    if len(kinds) > 1:
+        raise InvalidRequest(
+            [f"page: expected cells of one scale and one version of the code in {folder}, got {'; '.join(kinds)}."]
+        )
+    return groups
 
 
 def rows_table(path: Path) -> list[str]:
