@@ -161,6 +161,18 @@ def test_a_place_that_cannot_be_written_is_found_before_the_work(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_whoever_may_read_the_record_may_read_the_weights(result, tmp_path):
+    before = os.umask(0o027)
+    try:
+        folder = result.save(tmp_path / "request")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
+        "model.safetensors": 0o640,
+        "unlearning.json": 0o640,
+    }
+
+
 def test_a_compiled_model_is_saved_under_the_names_of_its_module(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     folder = Unlearned(torch.compile(model, backend="eager"), [], {}, True).save(tmp_path / "request")

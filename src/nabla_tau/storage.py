@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -205,8 +206,11 @@ class Unlearned:
 
     def _write(self, place: Path, target: Path) -> None:
         writers = self.writers()
+        (place / "usual").touch()
+        mode = stat.S_IMODE((place / "usual").stat().st_mode)
         for name, fill in writers.items():
             fill(place / name)
+            (place / name).chmod(mode)  # safetensors writes for the owner alone, and somebody else may serve the model
             flush(place / name)
         require_free(target)
         move_whole(place, target, list(writers))  # the record last: a folder with a record is complete
