@@ -55,7 +55,7 @@ def _seed():
 
 
 def clusters(count, seed, classes=3, features=6, noise=0.4):
-    """A classification task in tensors: noisy clusters, with a tenth of the labels wrong so that rows are memorised."""
+    """A classification task in tensors: noisy clusters, with a fifth of the labels wrong so that rows are memorised."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.randint(classes, (count,), generator=generator)
     centres = torch.randn(classes, features, generator=torch.Generator().manual_seed(99))

@@ -24,7 +24,7 @@ FINGERPRINTS = ("model", "forget set", "retain set", "validation set")
 CODE = "code"
 
 FOLLOWS = ("loss of the original", "batches of ")
-"""What differs where something else does, and is no news beside it."""
+"""What differs because something else does: told only where nothing else is."""
 
 
 def identity(problem: Problem, method: Method, losses: Mapping[str, float]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Pat
     if set(causes) >= {"forget set"} and {"retain set", "validation set"} & set(causes):
         causes.remove("forget set")  # its key is the content of the others
     if any(name == "method" or name.startswith("version of ") for name in causes):
-        causes = [name for name in causes if name != CODE]  # which is no news then
+        causes = [name for name in causes if name != CODE]  # it differs because of these
     told = []
     for name in causes or names:
         was, got = str(found.get(name)), str(wanted.get(name))

@@ -85,7 +85,7 @@ def _put_together(model: nn.Module, own: set[int]) -> Iterator[None]:
 
 @contextmanager
 def _one_block_kept(model: nn.Module) -> Iterator[None]:
-    """The largest checkpointed block is not, as in backward when its turn comes."""
+    """The largest checkpointed block keeps its activations: in backward it has them again while its turn lasts."""
     blocks = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
     inner = [block for block in blocks if not any(other in blocks for other in block.modules() if other is not block)]
     largest: Any = max(inner, key=lambda block: sum(p.numel() for p in block.parameters()), default=None)

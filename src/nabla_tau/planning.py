@@ -248,7 +248,7 @@ def _measured_batches(problem: Problem) -> int:
     """Batches that are read without gradient: before and after, for every τ, and for the bound of losses."""
     bounded = not math.isinf(problem.largest_loss)
     targets = int(problem.settings.get("target_refreshes", 0)) + (1 if bounded else 0) + (2 if problem.priced else 0)
-    # 4: unseen data and as much of the retain set, before and after; 1: about as much to look
+    # unseen data and as much of the retain set, before and after (4); looks at the retain set come to about one more
     passes = 4 + (1 if bounded else 0) + _target_passes(problem) * targets
     return passes * problem.validation.batches + (3 if bounded else 2) * problem.forget.batches
 

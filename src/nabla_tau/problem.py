@@ -536,7 +536,7 @@ class Problem:
 
 
 Method = Callable[[Problem], Iterator[Epoch]]
-"""A way to unlearn: changes `problem.model` and yields after each pass over the forget set."""
+"""A way to unlearn: changes `problem.model` and yields after each of its passes."""
 
 
 def finite(value: float, what: str) -> float:

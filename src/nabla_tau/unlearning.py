@@ -203,7 +203,7 @@ class Request:
         return unlearned
 
     def unlearned(self, problem: Problem, started: float) -> Unlearned:
-        """Unlearn and measure. What fails here, a warning made an error too, gives an original given up its weights."""
+        """Unlearn and measure. If anything fails, be it a warning made an error, a given-up original is put back."""
         with problem.standing_still():
             before = measure(problem)
             standard_error = chance(problem, before)
