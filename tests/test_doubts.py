@@ -89,6 +89,8 @@ def test_scales_are_compared_where_they_are_read_and_by_more_than_outliers():
     assert doubts(columns, {**columns, "labels": 99 * x, "when": 99 * x}) == []
     assert len(doubts(columns, {**columns, "when": 99 * x}, read=("when",))) == 1
     assert doubts((x[:8], Y), (99 * x, Y)) == []  # eight rows say nothing
+    wide = torch.randn(64, 4000) * torch.tensor([1.0, 1e4]).repeat(2000)  # features of two scales, and many of them
+    assert doubts((wide, Y), (wide[:40], Y)) == []
     dark = x * (torch.rand(64, 3) < 0.2)
     assert len(doubts((dark, Y), (255 * dark, Y))) == 1
     assert doubts((x.to_sparse(), Y), (99 * x.to_sparse(), Y)) == []
