@@ -149,7 +149,7 @@ def _by_name(inputs: Any) -> dict[Any, Any]:
 
 
 def _sizes(column: Any) -> Tensor | None:
-    """How large real numbers are that are not 0: their mean, and what nine of ten stay below; of many, the first rows."""
+    """Sizes of real numbers that are not 0: their mean, and what nine of ten stay below; of many, the first rows."""
     if not isinstance(column, Tensor) or column.layout is not torch.strided or column.is_nested:
         return None
     if not column.is_floating_point() or not column.numel():
