@@ -189,14 +189,14 @@ class Unlearned:
             ...     sorted(path.name for path in where.iterdir())
             ['model.safetensors', 'unlearning.json']
         """
-        target, device = Path(folder), _device_of(self.model)
+        target = Path(folder)
         with ExitStack() as entered:
             place = None
-            with _agreed(target, device):
+            with _agreed(target):
                 if _writes():
                     require_free(target)
                     place = entered.enter_context(staging(target))
-            with _agreed(target, device):
+            with _agreed(target):
                 if place is not None:
                     self._write(place, target)
                 elif is_sharded(self.model):  # it takes all processes to put a tensor together
@@ -480,11 +480,12 @@ def _device_of(model: nn.Module) -> str:
 
 
 @contextmanager
-def _agreed(target: Path, device: str) -> Iterator[None]:
+def _agreed(target: Path) -> Iterator[None]:
     """What fails on the process that writes fails on all, so that none waits for another."""
     if not torch.distributed.is_initialized():
         yield
         return
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"  # nccl has no word for the others
     failed = torch.ones((), dtype=torch.int32, device=device)
     try:
         yield
