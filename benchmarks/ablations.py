@@ -105,6 +105,7 @@ def no_trial_at_no_rate(problem: Problem, rate: float) -> list[torch.Tensor]:
 VARIANTS = {
     "default": without(),
     "weights not shrunk": without(SHRINKING=1.0),
+    "weights do not fade": without(FADING_PASSES=math.inf),
     "α falls linearly, as published": without(descend=falling(1, after=0.0)),
     "α falls linearly, and is back after the plan": without(descend=falling(1, after=1.0)),
     "α falls late, and is back after the plan": without(descend=falling(2, after=1.0)),

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ def memorised():
 
 def test_the_ascent_never_outweighs_the_descent_and_the_target_does_not_run_away(memorised, monkeypatch):
     monkeypatch.setattr(DEFAULT, "LARGEST_DEVIATION", 0.05)
+    monkeypatch.setattr(DEFAULT, "FADING_PASSES", math.inf)  # it would not run away either
     unlearned = unlearn(memorised, **SETS, device="cpu", batch_size=64)
     first = unlearned.epochs[0]
     missing = first.target_loss - unlearned.settings["forget_loss_before"]
@@ -187,6 +189,37 @@ def test_an_infinite_loss_is_found_although_losses_are_bounded(memorised):
         unlearn(memorised, **SETS, device="cpu", batch_size=64, loss=infinite)
 
 
+def test_weights_fade_where_the_forget_set_is_the_larger_as_far_as_the_retain_set_stands_it(memorised, monkeypatch):
+    decays = []
+
+    def watched(problem, optimizer, *arguments, alpha, largest_weight, **named):
+        [group] = optimizer.param_groups
+        lost = 1 - largest_weight / (1 - alpha)  # as a share of what was memorised
+        decays.append((lost, group["weight_decay"]))
+        return descend(problem, optimizer, *arguments, alpha=alpha, largest_weight=largest_weight, **named)
+
+    monkeypatch.setattr(DEFAULT, "descend", watched)
+    faded = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+    fading, rate = faded.settings["fading"], faded.settings["learning_rate"]
+    assert fading == pytest.approx((1 / 2 - 1 / 3) / 2)  # two retain batches, three forget batches
+    assert [decay for _, decay in decays] == pytest.approx(
+        [1e-2 + fading * max(1 - 30 * lost, 0) / rate for lost, _ in decays]
+    )
+    assert decays[0][1] == pytest.approx(1e-2 + fading / rate)
+    assert min(decays)[1] > max(decays)[1] == 1e-2
+    decays.clear()
+    monkeypatch.setattr(DEFAULT, "FADING_PASSES", math.inf)
+    unfaded = unlearn(memorised, **SETS, device="cpu", batch_size=64)
+    assert {decay for _, decay in decays} == {1e-2}
+    assert faded.settings["target_loss_after"] < 0.8 * unfaded.settings["target_loss_after"]
+    assert faded.settings["counted_forget_loss_after"] > 0.9 * faded.settings["counted_target_loss_after"]
+
+
+def test_weights_do_not_fade_where_the_retain_set_is_the_larger():
+    sizes = SimpleNamespace(forget=SimpleNamespace(size=128, batches=2), retain=SimpleNamespace(size=128, batches=2))
+    assert derive(sizes).fading == 0
+
+
 def test_batches_that_scatter_about_a_target_that_is_met_hardly_push(memorised):
     def pushed(share):
         with Request(memorised, **SETS, device="cpu", batch_size=16).prepared() as problem:
@@ -273,7 +306,7 @@ def test_the_retain_set_is_not_fitted_further_than_by_a_third_of_what_was_memori
     for weight, retain_loss in told:
         assert (weight == 0) is (mean < usual - 4 * settings["loss_unit"] / 3)
         mean += (retain_loss - mean) / 8
-    assert 10 < sum(weight == 0 for weight, _ in told) < len(told) - 10
+    assert 5 < sum(weight == 0 for weight, _ in told) < len(told) - 5
 
 
 def test_the_trial_is_undone(memorised):

@@ -52,6 +52,12 @@ LEAST_DEVIATION = 0.25  # of that cost; where unseen losses are few or alike, ev
 # requests is at its bound until most of the way is gone.
 UNIT = 1 / 4
 
+# Where the forget set is the larger, most of what the weights hold is its doing, and the plan passes over the retain
+# set often enough to give back what that needs. There weights fade: to 1/e in two such passes at the first rate, where
+# the retain set is small beside the forget set, and less as that becomes dearer, by a thirtieth of what was memorised.
+FADING_PASSES = 2
+HELD_UP = 1 / 30
+
 # w follows the mean of about the last eight batches of either set, or of a pass over the forget set where that is
 # shorter.
 LAST_BATCH = 1 / 8
@@ -70,6 +76,7 @@ class Settings:
         refresh_target_every: passes from one measuring of τ to the next.
         target_refreshes: how often that is in E; as often again where the run goes on.
         look_every: passes from one look at the retain set to the next.
+        fading: the share that a step at the first rate takes off the weights, besides weight decay.
     """
 
     forget_fraction: float
@@ -80,12 +87,14 @@ class Settings:
     refresh_target_every: int
     target_refreshes: int
     look_every: int
+    fading: float
 
 
 def derive(problem: Problem) -> Settings:
     """Settings from the sizes of the sets.
 
         α = 5/3 · ρ, with ρ held within [0.03, 0.30],    E = ⌈max(min(3 max(n_r, n_f), 80 n_f), 160) / n_f⌉
+        fading = ½ ReLU(1 / n_r − 1 / n_f)
 
     ρ = |D_f| / (|D_f| + |D_r|); n_f and n_r are batches.
 
@@ -117,6 +126,7 @@ def derive(problem: Problem) -> Settings:
         refresh_target_every=every,
         target_refreshes=math.ceil(epochs / every),
         look_every=math.ceil(TRIAL_STEPS / forget.batches),
+        fading=max(1 / retain.batches - 1 / forget.batches, 0.0) / FADING_PASSES,
     )
 
 
@@ -213,6 +223,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             ⌈20 / n_f⌉ more once L_r ≤ L_r⁰ and L_f is 0.9 of its way to τ
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         1 − α, the weight of the descent, is 0 while L̄_r < L_r⁰ − m/3
+        weights fade by ½ ReLU(1/n_r − 1/n_f) · ReLU(1 − 30 ReLU(L̄_r − L_r⁰) / m) a step at the first rate
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
         c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
         m = what unseen data costs the original, without any price, − what the forget set costs it, a tenth of the
@@ -313,6 +324,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             if step is not None:  # read only now, so that a GPU computes while batches are loaded
                 retain_mean.add(float(step.retain_loss))
             lost = (retain_mean.value - usual) / bounds.memory
+            fade(optimizer, settings.fading * max(1 - max(lost, 0.0) / HELD_UP, 0.0) / start.learning_rate)
             step = descend(
                 problem,
                 optimizer,
@@ -334,6 +346,22 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             lose_momentum(optimizer)
         pushed = bool(done.ascent_weight)
         course.pass_done()
+
+
+def fade(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Let AdamW's next step take so much more off the weights than its usual decay, in units of its rate.
+
+    Example:
+        >>> weight = torch.nn.Parameter(torch.ones(1))
+        >>> optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=WEIGHT_DECAY)
+        >>> fade(optimizer, 0.99)
+        >>> weight.grad = torch.zeros(1)
+        >>> optimizer.step()
+        >>> weight.item()  # times 1 − 0.1 · (0.01 + 0.99)
+        0.8999...
+    """
+    for group in optimizer.param_groups:
+        group["weight_decay"] = WEIGHT_DECAY + weight_decay
 
 
 def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
