@@ -58,6 +58,13 @@ UNIT = 1 / 4
 LAST_BATCH = 1 / 8
 
 
+# Where the forget set is the larger, most of what the weights hold is its doing, and the plan passes over the retain
+# set often enough to give back what that needs. There weights fade: to 1/e in two such passes at the first rate, where
+# the retain set is small beside the forget set, and less as that becomes dearer, by a thirtieth of what was memorised.
+FADING_PASSES = 2
+HELD_UP = 1 / 30
+
+
 @dataclass(frozen=True)
 class Settings:
     """What follows from the sizes of the sets: ρ, α, E, E · n_f, at most twice that, and when is measured what.
@@ -73,6 +80,7 @@ class Settings:
     refresh_target_every: int
     target_refreshes: int
     look_every: int
+    fading: float
 
 
 def derive(problem: Problem) -> Settings:
@@ -110,6 +118,7 @@ def derive(problem: Problem) -> Settings:
         refresh_target_every=every,
         target_refreshes=math.ceil(epochs / every),
         look_every=math.ceil(TRIAL_STEPS / forget.batches),
+        fading=max(1 / retain.batches - 1 / forget.batches, 0.0) / FADING_PASSES,
     )
 
 
@@ -296,6 +305,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             if step is not None:  # read only now, so that a GPU computes while batches are loaded
                 retain_mean.add(float(step.retain_loss))
             lost = max(retain_mean.value - usual, 0.0) / memory
+            fade(optimizer, settings.fading * max(1 - lost / HELD_UP, 0.0) / start.learning_rate)
             fitted = retain_mean.value < usual - LARGEST_CHANGE * memory
             step = descend(
                 problem,
@@ -318,6 +328,12 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             lose_momentum(optimizer)
         pushed = bool(done.ascent_weight)
         course.pass_done()
+
+
+def fade(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Let AdamW's next step take so much more off the weights than its usual decay, in units of its rate."""
+    for group in optimizer.param_groups:
+        group["weight_decay"] = WEIGHT_DECAY + weight_decay
 
 
 def lose_momentum(optimizer: torch.optim.Optimizer) -> None:
