@@ -215,6 +215,21 @@ def test_weights_fade_where_the_forget_set_is_the_larger_as_far_as_the_retain_se
     assert faded.settings["counted_forget_loss_after"] > 0.9 * faded.settings["counted_target_loss_after"]
 
 
+def test_weights_do_not_fade_in_a_model_that_does_not_come_back_from_smaller_ones(memorised, monkeypatch):
+    monkeypatch.setattr(trials, "SHRINKING", 1e-3)
+    decays = []
+
+    def watched(problem, optimizer, *arguments, **named):
+        decays.extend(group["weight_decay"] for group in optimizer.param_groups)
+        return descend(problem, optimizer, *arguments, **named)
+
+    monkeypatch.setattr(DEFAULT, "descend", watched)
+    settings = unlearn(memorised, **SETS, device="cpu", batch_size=64).settings
+    assert settings["shrinking"] == 1
+    assert settings["fading"] == 0
+    assert set(decays) == {1e-2}
+
+
 def test_weights_do_not_fade_where_the_retain_set_is_the_larger():
     sizes = SimpleNamespace(forget=SimpleNamespace(size=128, batches=2), retain=SimpleNamespace(size=128, batches=2))
     assert derive(sizes).fading == 0

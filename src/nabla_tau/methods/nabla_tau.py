@@ -55,6 +55,7 @@ UNIT = 1 / 4
 # Where the forget set is the larger, most of what the weights hold is its doing, and the plan passes over the retain
 # set often enough to give back what that needs. There weights fade: to 1/e in two such passes at the first rate, where
 # the retain set is small beside the forget set, and less as that becomes dearer, by a thirtieth of what was memorised.
+# A model that does not come back from smaller weights, at a rate that is low for that, is left them.
 FADING_PASSES = 2
 HELD_UP = 1 / 30
 
@@ -76,7 +77,8 @@ class Settings:
         refresh_target_every: passes from one measuring of τ to the next.
         target_refreshes: how often that is in E; as often again where the run goes on.
         look_every: passes from one look at the retain set to the next.
-        fading: the share that a step at the first rate takes off the weights, besides weight decay.
+        fading: the share that a step at the first rate takes off the weights, besides weight decay; 0 in a model that
+            does not come back from smaller weights.
     """
 
     forget_fraction: float
@@ -223,7 +225,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             ⌈20 / n_f⌉ more once L_r ≤ L_r⁰ and L_f is 0.9 of its way to τ
         w = 2α · ReLU(τ − L̄_f) / u, at most (1 − α) · ReLU(1 − ReLU(L̄_r − L_r⁰) / m)
         1 − α, the weight of the descent, is 0 while L̄_r < L_r⁰ − m/3
-        weights fade by ½ ReLU(1/n_r − 1/n_f) · ReLU(1 − 30 ReLU(L̄_r − L_r⁰) / m) a step at the first rate
+        weights fade by ½ ReLU(1/n_r − 1/n_f) · ReLU(1 − 30 ReLU(L̄_r − L_r⁰) / m) a step at the first rate, if they were
+            multiplied by 0.9 before the first step
         τ = what unseen data costs,    L̄ = the running mean of what batches cost;    of τ and L_f no loss counts above c
         c = what unseen data costs the original + the mean distance of its losses from that, a quarter of it at least
         m = what unseen data costs the original, without any price, − what the forget set costs it, a tenth of the
@@ -290,7 +293,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     usual = start.retain_loss
     if problem.retain.fetch is None:  # an order of its own may come to its dear rows late; both sets were trained on
         usual = max(usual, bounds.forget_loss)
-    problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(norms))
+    fading = settings.fading if start.shrinking < 1 else 0.0
+    problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(norms), fading=fading)
     retain_mean = RunningMean(usual, share=LAST_BATCH)
     repair = Repair(usual + REPAIRED * bounds.memory)
     shrink(start.reached, start.shrinking)
@@ -324,7 +328,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
             if step is not None:  # read only now, so that a GPU computes while batches are loaded
                 retain_mean.add(float(step.retain_loss))
             lost = (retain_mean.value - usual) / bounds.memory
-            fade(optimizer, settings.fading * max(1 - max(lost, 0.0) / HELD_UP, 0.0) / start.learning_rate)
+            fade(optimizer, fading * max(1 - max(lost, 0.0) / HELD_UP, 0.0) / start.learning_rate)
             step = descend(
                 problem,
                 optimizer,
