@@ -15,7 +15,7 @@ def peak_memory(device: torch.device) -> Iterator[list[int]]:
 
     Example:
         >>> with peak_memory(torch.device("cpu")) as peak:
-        ...     _ = torch.ones(20_000_000).sum()
+        ...     _ = torch.ones(50_000_000).sum()  # 200 MB; garbage that goes meanwhile counts against them
         >>> peak[0] > 60_000_000
         True
     """
