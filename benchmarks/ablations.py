@@ -18,6 +18,7 @@ from typing import Any, cast
 from unittest.mock import patch
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nabla_tau import target, trials
 from nabla_tau.facts import Facts, described, facts_of
@@ -97,9 +98,9 @@ def descend_without_rest(*arguments: Any, retain_weight: float, **named: Any) ->
 TRIAL = trials._descend_on_retain
 
 
-def no_trial_at_no_rate(problem: Problem, rate: float) -> list[torch.Tensor]:
+def no_trial_at_no_rate(problem: Problem, rate: float, following: list[_BatchNorm]) -> list[torch.Tensor]:
     """Then what the statistics of batch norm move is held against every rate."""
-    return TRIAL(problem, rate) if rate else []
+    return TRIAL(problem, rate, following) if rate else []
 
 
 VARIANTS = {
@@ -118,6 +119,7 @@ VARIANTS = {
     "batch norm's shift counts": without(_descend_on_retain=no_trial_at_no_rate),
     "losses not bounded": without(LARGEST_DEVIATION=math.inf),
     "every batch by itself": without(LAST_BATCH=1.0),
+    "batch norm always follows": without(LARGEST_SHIFT=math.inf),
     "batch norm frozen": without(changing_batch_norms=lambda model: []),
     "momentum kept": without(lose_momentum=lambda optimizer: None),
     "α = 5/3 ρ, not bounded": without(PUBLISHED_FORGET_FRACTIONS=(0.0, 0.6)),

@@ -1,4 +1,4 @@
-"""Short trials on the retain set, undone afterwards, that settle the learning rate and whether weights are shrunk."""
+"""Short trials on the retain set, undone afterwards: they settle the rate, smaller weights, and what batch norm does."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nabla_tau.batch_norm import changing_batch_norms, followed
 from nabla_tau.batches import Batch
@@ -25,28 +26,43 @@ TRIAL_STEPS = 20
 JUDGED_BATCHES = 5
 LARGEST_CHANGE = 1 / 3  # of what was memorised: how far the retain set's cost may go up in a trial, down in the run
 LARGEST_MOVE = 1  # of its rows, likewise
+# Statistics of batch norm that the weights have moved away from, as they do in a run, make another model when they
+# follow again: a tenth of what unseen data costs is left to them. More, and a fifth request can destroy a network.
+LARGEST_SHIFT = 1 / 10
 NONE_CAME_BACK = "at every higher one a trial cost the retain set too much, or moved its rows too far"
 
 
 @dataclass(frozen=True)
 class Start:
-    """What the trials settled, the weights that a gradient reaches, and what the judging batches cost the original."""
+    """What the trials settled: rate, factor of the weights that a gradient reaches, batch norms that follow.
+
+    Attributes:
+        learning_rate: of the first step.
+        shrinking: what the weights are multiplied by before it.
+        reached: these weights.
+        following: batch norms whose statistics follow the retain set.
+        retain_loss: what the judging batches cost the original.
+    """
 
     learning_rate: float
     shrinking: float
     reached: set[Tensor]
+    following: list[_BatchNorm]
     retain_loss: float
 
 
 def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
     """The highest learning rate from which the model comes back on the retain set, and whether smaller weights do too.
 
+    With batch norm first of all whether its statistics follow the retain set: not if that alone, at no rate, makes it
+    dearer by more than a tenth of what unseen data costs.
+
     A trial is a few steps of AdamW on retain batches alone, at rates that fall to a tenth as in the run, undone
     afterwards. Five other retain batches may then cost more by a third of the way from what they cost the original
     model to what unseen data costs it, and their rows, dearer or cheaper, may have moved by all of it in their mean: a
     model that is still learning is as good after any rate, and another one. (A loader with an order of its own gives
-    other rows each time; there the mean alone is judged.) With batch norm all is measured from a trial at no rate at
-    all: what the statistics move is no rate's doing. The lowest rate is taken untried, and so is no shrinking at all.
+    other rows each time; there the mean alone is judged.) Where statistics follow, all is measured from the trial at no
+    rate: what they move is no rate's doing. The lowest rate is taken untried, and so is no shrinking at all.
 
     Args:
         problem: the request; its settings take what was chosen and what each trial found.
@@ -75,14 +91,21 @@ def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
     memory = memorised(unseen_loss, _mean(problem, before))
     trials: list[dict[str, float]] = []
     reached: set[Tensor] = set()
+    following = changing_batch_norms(problem.model)
 
     def tried(rate: float, shrinking: float = 1.0) -> list[Tensor]:
         with problem.undone(), buffers_kept(problem.model):
             shrink(reached, shrinking)
-            reached.update(_descend_on_retain(problem, rate))
+            reached.update(_descend_on_retain(problem, rate, following))
             return [counted(one, problem.largest_loss) for one in _judging_losses(problem)]
 
-    still = tried(0.0) if changing_batch_norms(problem.model) else before
+    still = before
+    if following:
+        still = tried(0.0)
+        shift = _mean(problem, still) - _mean(problem, before)
+        problem.settings.update(batch_norm_shift=shift)
+        if shift > LARGEST_SHIFT * abs(unseen_loss):
+            following, still = [], before
     dearest = max(_mean(problem, before), _mean(problem, still)) + LARGEST_CHANGE * memory
     farthest = LARGEST_MOVE * max(memory, way)
 
@@ -99,7 +122,7 @@ def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
         problem.settings["learning_rate_reason"] = NONE_CAME_BACK
     shrinking = SHRINKING if comes_back(rate, SHRINKING) else 1.0
     problem.settings.update(learning_rate=rate, shrinking=shrinking, trials=trials)
-    return Start(rate, shrinking, reached, usual)
+    return Start(rate, shrinking, reached, following, usual)
 
 
 def shrink(parameters: set[Tensor], factor: float) -> None:
@@ -116,14 +139,13 @@ def shrink(parameters: set[Tensor], factor: float) -> None:
             parameter.mul_(factor)
 
 
-def _descend_on_retain(problem: Problem, rate: float) -> list[Tensor]:
+def _descend_on_retain(problem: Problem, rate: float, following: list[_BatchNorm]) -> list[Tensor]:
     optimizer = problem.adamw(rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, TRIAL_STEPS)
-    norms = changing_batch_norms(problem.model)
     for batch in islice(_retain(problem), JUDGED_BATCHES, JUDGED_BATCHES + TRIAL_STEPS):
         made = False
         while not made:
-            with followed(problem, norms):
+            with followed(problem, following):
                 problem.accumulate(batch)
             made = problem.update(optimizer)
         schedule.step()

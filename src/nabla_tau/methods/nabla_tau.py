@@ -242,7 +242,8 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     and the rate: the boldest from which the model comes back (`trials.settle`). Retain batches follow one another, pass
     after pass; the retain set is looked at every ⌈20 / n_f⌉ passes; τ is measured before every fifth epoch, at most 16
     times in E, and where the plan may be cut short. Eval mode, dropout off; the running statistics of batch norm become
-    means over the retain batches of the plan (`batch_norm.followed`). The first pass with nothing left to push takes
+    means over the retain batches of the plan (`batch_norm.followed`), if that alone does not make the retain set dearer
+    by a tenth of what unseen data costs. The first pass with nothing left to push takes
     AdamW's momentum.
 
     Why each of these is as it is, and what it buys: docs/methods.md.
@@ -274,7 +275,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         >>> unlearned.reached_target, unlearned.settings["epochs"], round(unlearned.settings["alpha"], 3)
         (True, 160, 0.167)
     """
-    settings, norms = derive(problem), changing_batch_norms(problem.model)
+    settings = derive(problem)
     alpha = settings.alpha
     problem.settings.update(
         vars(settings),
@@ -282,7 +283,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         weight_decay=WEIGHT_DECAY,
         last_learning_rate_factor=LAST_LEARNING_RATE_FACTOR,
         # each rate but the lowest, which is taken untried; smaller weights; with batch norm, no rate at all
-        most_trial_steps=TRIAL_STEPS * (len(LEARNING_RATES) + bool(norms)),
+        most_trial_steps=TRIAL_STEPS * (len(LEARNING_RATES) + bool(changing_batch_norms(problem.model))),
     )
     problem.announce(settings.steps)
     bounds = bounds_of(problem)
@@ -294,7 +295,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     if problem.retain.fetch is None:  # an order of its own may come to its dear rows late; both sets were trained on
         usual = max(usual, bounds.forget_loss)
     fading = settings.fading if start.shrinking < 1 else 0.0
-    problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(norms), fading=fading)
+    problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(start.following), fading=fading)
     retain_mean = RunningMean(usual, share=LAST_BATCH)
     repair = Repair(usual + REPAIRED * bounds.memory)
     shrink(start.reached, start.shrinking)
@@ -321,7 +322,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         if back and reached(problem.mean_loss(problem.forget, of=bounded), bounds.forget_loss, target_loss):
             course.cut_short(epoch)
             problem.settings.update(plan_cut_short_after=problem.steps)
-        following = norms if epoch < course.end else []
+        following = start.following if epoch < course.end else []
         means = PassMeans()
         for forget_batch in problem.one_pass(problem.forget, forget_order):
             retain_batch = next(retain)
