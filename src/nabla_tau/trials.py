@@ -1,4 +1,4 @@
-"""Short trials on the retain set, undone afterwards: they settle the rate, smaller weights, and what batch norm does."""
+"""Short trials on the retain set, undone afterwards: they settle the rate, smaller weights, what batch norm does."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
