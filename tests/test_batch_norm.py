@@ -169,3 +169,30 @@ def test_trials_of_the_rate_leave_no_trace():
         before = [value.clone() for value in statistics(problem.model)]
         settle(problem, unseen_loss=0.01)
         assert all(map(torch.equal, statistics(problem.model), before))
+
+
+def fitted(in_train_mode):
+    """A network that knows its rows; in eval mode its weights move away from its statistics, as they do in a run."""
+    model = network().train(in_train_mode)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(X[:80]), Y[:80]).backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.parametrize(("in_train_mode", "following"), [(True, 2), (False, 0)])
+def test_they_follow_only_where_that_alone_leaves_the_retain_set_what_it_costs(in_train_mode, following):
+    model = fitted(in_train_mode)
+    with Request(model, **SETS, device="cpu", batch_size=16).prepared() as problem:
+        start = settle(problem, unseen_loss=1.0)
+        shift = problem.settings["batch_norm_shift"]
+        dearest = start.retain_loss + max(shift, 0.0) * (following > 0) + 1 / 3
+        taken = [trial["retain_loss"] for trial in problem.settings["trials"] if trial["shrinking"] == 1][-1]
+    assert len(start.following) == following
+    assert (shift > 0.1) is (following == 0)
+    assert taken <= dearest  # what following would have cost is not left to the rate
+    result = unlearn(model, **SETS, device="cpu", batch_size=16)
+    assert result.settings["following_batch_norms"] == following
+    assert all(map(torch.equal, statistics(result.model), statistics(model))) is (following == 0)
