@@ -6,6 +6,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from nabla_tau.batch_norm import changing_batch_norms, followed
 from nabla_tau.batches import Batch
@@ -24,6 +25,7 @@ SHRINKING = 0.9
 TRIAL_STEPS = 20
 JUDGED_BATCHES = 5
 LARGEST_CHANGE = 1 / 3  # of what the retain set costs, up in a trial and down in the run, of what was memorised
+LARGEST_SHIFT = 1 / 10
 LARGEST_MOVE = 1  # of its rows, likewise
 NONE_CAME_BACK = "at every higher one a trial cost the retain set too much, or moved its rows too far"
 
@@ -35,6 +37,7 @@ class Start:
     learning_rate: float
     shrinking: float
     reached: set[Tensor]
+    following: list[_BatchNorm]
     retain_loss: float
 
 
@@ -74,14 +77,21 @@ def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
     memory = memorised(unseen_loss, _mean(problem, before))
     trials: list[dict[str, float]] = []
     reached: set[Tensor] = set()
+    following = changing_batch_norms(problem.model)
 
     def tried(rate: float, shrinking: float = 1.0) -> list[Tensor]:
         with problem.undone(), buffers_kept(problem.model):
             shrink(reached, shrinking)
-            reached.update(_descend_on_retain(problem, rate))
+            reached.update(_descend_on_retain(problem, rate, following))
             return [counted(one, problem.largest_loss) for one in _judging_losses(problem)]
 
-    still = tried(0.0) if changing_batch_norms(problem.model) else before
+    still = before
+    if following:
+        still = tried(0.0)
+        shift = _mean(problem, still) - _mean(problem, before)
+        problem.settings.update(batch_norm_shift=shift)
+        if shift > LARGEST_SHIFT * abs(unseen_loss):
+            following, still = [], before
     dearest = max(_mean(problem, before), _mean(problem, still)) + LARGEST_CHANGE * memory
     farthest = LARGEST_MOVE * max(memory, way)
 
@@ -98,7 +108,7 @@ def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
         problem.settings["learning_rate_reason"] = NONE_CAME_BACK
     shrinking = SHRINKING if comes_back(rate, SHRINKING) else 1.0
     problem.settings.update(learning_rate=rate, shrinking=shrinking, trials=trials)
-    return Start(rate, shrinking, reached, usual)
+    return Start(rate, shrinking, reached, following, usual)
 
 
 def shrink(parameters: set[Tensor], factor: float) -> None:
@@ -115,14 +125,13 @@ def shrink(parameters: set[Tensor], factor: float) -> None:
             parameter.mul_(factor)
 
 
-def _descend_on_retain(problem: Problem, rate: float) -> list[Tensor]:
+def _descend_on_retain(problem: Problem, rate: float, following: list[_BatchNorm]) -> list[Tensor]:
     optimizer = problem.adamw(rate, WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, LAST_LEARNING_RATE_FACTOR, TRIAL_STEPS)
-    norms = changing_batch_norms(problem.model)
     for batch in islice(retain_batches(problem), JUDGED_BATCHES, JUDGED_BATCHES + TRIAL_STEPS):
         made = False
         while not made:
-            with followed(problem, norms):
+            with followed(problem, following):
                 problem.accumulate(batch)
             made = problem.update(optimizer)
         schedule.step()

@@ -266,7 +266,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
     usual = start.retain_loss
     if problem.retain.fetch is None:  # an order of its own may come to its dear rows late; both sets were trained on
         usual = max(usual, forget_loss_before)
-    problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(norms))
+    problem.settings.update(usual_retain_loss=usual, following_batch_norms=len(start.following))
     retain_mean = RunningMean(usual, share=LAST_BATCH)
     repair = Repair(usual + REPAIRED * memory)
     shrink(start.reached, start.shrinking)
@@ -292,7 +292,7 @@ def nabla_tau(problem: Problem) -> Iterator[Epoch]:
         if back and reached(problem.mean_loss(problem.forget, of=bounded), forget_loss_before, target_loss):
             course.cut_short(epoch, settings.look_every, problem.forget.batches)
             problem.settings.update(plan_cut_short_after=problem.steps)
-        following = norms if epoch < course.end else []
+        following = start.following if epoch < course.end else []
         means = PassMeans()
         for forget_batch in problem.one_pass(problem.forget, forget_order):
             retain_batch = next(retain)
