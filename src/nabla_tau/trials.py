@@ -88,7 +88,8 @@ def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
     losses = _judging_losses(problem)
     usual = finite(_mean(problem, losses), "retain batches")
     before = [counted(one, problem.largest_loss) for one in losses]
-    memory = memorised(unseen_loss, _mean(problem, before))
+    cost = _mean(problem, before)
+    memory = memorised(unseen_loss, cost)
     trials: list[dict[str, float]] = []
     reached: set[Tensor] = set()
     following = changing_batch_norms(problem.model)
@@ -99,14 +100,14 @@ def settle(problem: Problem, unseen_loss: float, way: float = 0.0) -> Start:
             reached.update(_descend_on_retain(problem, rate, following))
             return [counted(one, problem.largest_loss) for one in _judging_losses(problem)]
 
-    still = before
+    still, shifted = before, cost
     if following:
         still = tried(0.0)
-        shift = _mean(problem, still) - _mean(problem, before)
-        problem.settings.update(batch_norm_shift=shift)
-        if shift > LARGEST_SHIFT * abs(unseen_loss):
-            following, still = [], before
-    dearest = max(_mean(problem, before), _mean(problem, still)) + LARGEST_CHANGE * memory
+        shifted = _mean(problem, still)
+        problem.settings.update(batch_norm_shift=shifted - cost)
+        if shifted - cost > LARGEST_SHIFT * abs(unseen_loss):
+            following, still, shifted = [], before, cost
+    dearest = max(cost, shifted) + LARGEST_CHANGE * memory
     farthest = LARGEST_MOVE * max(memory, way)
 
     def comes_back(rate: float, shrinking: float = 1.0) -> bool:
