@@ -107,6 +107,7 @@ def test_every_method_to_the_same_bits(name, tmp_path, monkeypatch):
 def test_the_default_while_it_waits_for_the_retain_set(tmp_path, monkeypatch):
     """Cut off in, before and after the passes that it adds to the planned ones."""
     monkeypatch.setattr(sys.modules["nabla_tau.methods.nabla_tau"], "LEAST_STEPS", 40)
+    monkeypatch.setattr(sys.modules["nabla_tau.methods.nabla_tau"], "REPAIRED", -1.0)  # never back
     found = case("cnn")
 
     def make():
